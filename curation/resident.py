@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 class ResidentModel(ABC):
-    """Stays in the worker's process: what is sent to a decode child refers to it, and calls it over the child's pipe."""
+    """Stays in the worker's process. What is sent to a decode child only refers to it, and calls it over a pipe."""
 
     @abstractmethod
     def setup(self) -> None:

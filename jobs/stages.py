@@ -5,8 +5,8 @@ from typing import Any
 
 import curation
 from curation.clipping.reader import VideoReaderStage
-from curation.clipping.transcoding import ClipTranscodingStage
 from curation.clipping.shot_model import WEIGHTS_SHA256
+from curation.clipping.transcoding import ClipTranscodingStage
 from curation.pipeline import Pipeline, Stage
 from curation.preview.preview import PreviewStage
 from curation.registry import SPLITTERS, load_stage

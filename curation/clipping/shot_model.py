@@ -42,7 +42,7 @@ class ShotModel(ResidentModel):
     """TransNetV2: uint8 RGB (batch, frames, 27, 48, 3) -> float32 (batch, frames): a transition follows each frame."""
 
     def __init__(self, model_dir: str | Path | None, device: str) -> None:
-        """Choose the folder of the weights (None: the installed package) and the device (``auto``: CUDA if it works)."""
+        """Choose the weights' folder (None: the installed package) and the device (``auto``: CUDA if it works)."""
         self._model_dir, self._device = model_dir, device
         self._network: TransNetV2 | None = None
         self._loading = threading.Lock()

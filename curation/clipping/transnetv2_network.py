@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from curation.clipping.transnetv2 import WEIGHTS_SHA256
+from curation.clipping.shot_model import WEIGHTS_SHA256
 
 _NUM_NEIGHBOURS = 101  # each frame is compared with the 50 before it, itself and the 50 after it
 _NUM_SIMILARITY_FEATURES = 128

@@ -12,7 +12,7 @@ pytest.importorskip("torch", reason="needs torch: install the extra 'models'")
 
 import torch
 
-from curation.clipping.transnetv2 import WEIGHTS_SHA256
+from curation.clipping.shot_model import WEIGHTS_SHA256
 from curation.clipping.transnetv2_network import TransNetV2, load_transnetv2
 from curation.clipping.transnetv2_windows import WindowedPredictor
 
