@@ -17,7 +17,10 @@ class FailureReason(StrEnum):
     ENCODE_ERROR = "encode_error"  # the encoder refused the frames
     EMPTY_RANGE = "empty_range"  # the manifest's start_s and end_s hold no frame
     LIMITS = "limits"  # more pixels, seconds, frames or streams than the config allows
-    CRASHED = "crashed"  # its processing ended the worker every time it was tried
+    CRASHED = "crashed"  # its processing ended the process that did it, every time it was tried
+    STALLED = "stalled"  # its decoder made no progress for worker.stall_timeout_s
+    TIMEOUT = "timeout"  # it took longer than worker.video_timeout_s
+    MEMORY = "memory"  # it needs more memory than worker.child_memory_gb
     INTERNAL = "internal"  # a defect of clipmill: please report it
 
 

@@ -277,6 +277,7 @@ class Video:
     extra: Mapping[str, Any] = field(default_factory=dict)
     profile: SourceProfile | None = None
     timeline: FrameTimeline | None = None
+    is_vfr: bool | None = None
     failure: Failure | None = None
     decode_count: DecodeCount = field(default_factory=DecodeCount)
 

@@ -1,7 +1,7 @@
 """Spans of frames and seconds: strides, shots, crops, lengths, caption windows. Pure: no file, no frame, no model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
 
@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 MIN_WINDOW_FRAMES = 4
 """A captioner needs at least this many frames; a shorter clip has no window (docs/rules.md, Windows and previews)."""
+
+
+_MIN_SNAP_S = Fraction(1)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -35,6 +38,8 @@ class FrameTimeline:
         ticks: int64, shape (num_frames,), strictly rising presentation timestamps in units of ``time_base``.
         time_base: seconds per tick.
         end_tick: when the last frame stops being shown.
+        idr_frames: int64, rising indices of the frames at which an H.264 stream begins anew: no frame from there on
+            refers to one before, nor is shown before it. Empty for other codecs, and where the packets do not tell.
 
     Zero is the first presented frame: a container's own offset does not count.
     """
@@ -42,6 +47,7 @@ class FrameTimeline:
     ticks: NDArray[np.int64]
     time_base: Fraction
     end_tick: int
+    idr_frames: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def __post_init__(self) -> None:
         if len(self.ticks) == 0:
@@ -144,8 +150,11 @@ def clips_from_shots(
     max_length_s: float | None,
     max_length_mode: Literal["stride", "truncate"],
     crop_s: float,
+    snap_to_idr: bool = False,
 ) -> list[FrameSpan]:
     """Turn shots into clips: crop both ends of each shot, then bound its length.
+
+    With ``snap_to_idr`` a clip at a shot's start begins at ``snapped_start`` instead, where the shot has one.
 
     A shot longer than ``max_length_s`` is cut into pieces of that length (``stride``; the inner cuts are not cropped)
     or loses what is beyond it (``truncate``). What is shorter than ``min_length_s`` is left out.
@@ -163,6 +172,9 @@ def clips_from_shots(
     clips = []
     for shot in shots:
         start, end = timeline.boundary(shot.start) + crop, timeline.boundary(shot.end) - crop
+        snapped = snapped_start(timeline, shot.start, crop_s=crop_s) if snap_to_idr else None
+        if snapped is not None and snapped < shot.end:
+            start = timeline.boundary(snapped)
         if longest is not None and max_length_mode == "truncate":
             end = min(end, start + longest)
         while start < end:
@@ -172,6 +184,22 @@ def clips_from_shots(
                 clips.append(span)
             start = stop
     return clips
+
+
+def snapped_start(timeline: FrameTimeline, shot_start: int, *, crop_s: float) -> int | None:
+    """The first IDR of a shot, if it comes within ``crop_s`` seconds or one, which is longer; else None.
+
+    It may lie beyond the end of the shot, which is not asked.
+
+    Source:
+        docs/rules.md, Splitting. Encoders put an IDR on most hard cuts, from which on a clip can be copied.
+    """
+    place = int(np.searchsorted(timeline.idr_frames, shot_start))
+    if place == len(timeline.idr_frames):
+        return None
+    frame = int(timeline.idr_frames[place])
+    limit = max(exact_seconds(crop_s), _MIN_SNAP_S)
+    return frame if timeline.boundary(frame) - timeline.boundary(shot_start) <= limit else None
 
 
 def caption_windows(num_frames: int, *, size: int = 256, remainder_threshold: int = 128) -> list[FrameSpan]:

@@ -60,7 +60,13 @@ class SplitSettings(Settings):
     transnetv2_max_length_s: PositiveFloat | None = Field(60.0, description="a longer shot is cut; null: no limit")
     transnetv2_max_length_mode: Literal["stride", "truncate"] = Field("stride", description="cut in pieces, or drop")
     transnetv2_crop_s: NonNegativeFloat = Field(0.5, description="seconds left out at both ends of each shot")
-    transnetv2_batch_size: NonNegativeInt = Field(0, description="detector windows at once; 0: 8 on a GPU, 1 on a CPU")
+    transnetv2_snap_to_idr: bool = Field(
+        False, description="begin at an H.264 shot's own first IDR within max(crop, 1 s); smart-copy then encodes less"
+    )
+    transnetv2_batch_size: NonNegativeInt = Field(
+        0, description="windows of several videos that a GPU takes at once; 0: 16; a CPU takes each alone"
+    )
+    transnetv2_skip_static: bool = Field(False, description="leave out the detector where nothing changes")
     transnetv2_model_dir: str | None = Field(None, description="folder with the weights; null: the installed package")
 
     @property
@@ -161,7 +167,15 @@ class WorkerSettings(Settings):
     """How a worker behaves."""
 
     videos_at_once: NonNegativeInt = Field(0, description="videos decoded at once; 0: one for each of the task's CPUs")
-    max_attempts: PositiveInt = Field(3, description="a video begun so often without a record is quarantined")
+    max_attempts: PositiveInt = Field(
+        3, description="a video that ended its process so often, its own or the worker's, has crashed"
+    )
+    child_memory_gb: PositiveFloat = Field(4.0, description="GiB that the process of one video may hold")
+    stall_timeout_s: PositiveFloat = Field(120.0, description="seconds without progress that end a video as stalled")
+    video_timeout_s: PositiveFloat = Field(21_600.0, description="seconds that one video may take")
+    max_failure_rate: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        0.5, description="a worker ends when more of its videos fail, from 100 on; null: it never does"
+    )
     lease_timeout_s: PositiveFloat = Field(60.0, description="a silent worker's shard may be taken over after this")
 
 

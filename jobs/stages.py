@@ -8,6 +8,7 @@ from curation.clipping.reader import VideoReaderStage
 from curation.clipping.shot_model import WEIGHTS_SHA256
 from curation.clipping.transcoding import ClipTranscodingStage
 from curation.pipeline import Pipeline, Stage
+from curation.pipeline.sandbox import DecodeSandbox
 from curation.preview.preview import PreviewStage
 from curation.registry import SPLITTERS, load_stage
 from curation.video.probe import SourceLimits
@@ -16,15 +17,27 @@ from jobs.config import RunConfig
 
 
 def build_pipeline(
-    config: RunConfig, *, num_workers: int = 1, before_record: Callable[[], None] | None = None
+    config: RunConfig, *, videos_at_once: int = 1, before_record: Callable[[], None] | None = None
 ) -> Pipeline:
-    """Read, split, transcode, preview, write.
+    """Read, split, transcode, preview in decode children, then write.
 
     Args:
-        num_workers: videos that are decoded at once.
+        videos_at_once: decode children.
         before_record: as for ``ClipWriterStage``.
     """
-    pipeline = Pipeline("split", "videos in; clips, previews, metas and records out")
+    worker = config.worker
+    pipeline = Pipeline(
+        "split",
+        "videos in; clips, previews, metas and records out",
+        max_failure_rate=worker.max_failure_rate,
+        sandbox=DecodeSandbox(
+            num_children=videos_at_once,
+            memory_bytes=round(worker.child_memory_gb * 2**30),
+            stall_timeout_s=worker.stall_timeout_s,
+            video_timeout_s=worker.video_timeout_s,
+            max_attempts=worker.max_attempts,
+        ),
+    )
     limits = SourceLimits(**config.limits.model_dump())
     pipeline.add_stage(VideoReaderStage(allow_truncated=config.clips.allow_truncated, limits=limits))
     pipeline.add_stage(_splitter(config))
@@ -39,7 +52,6 @@ def build_pipeline(
             window_size=config.windows.window_size,
             remainder_threshold=config.windows.remainder_threshold,
             num_clips_per_chunk=config.clips.num_clips_per_chunk,
-            num_workers=num_workers,
         )
     )
     if config.previews.generate_previews:
@@ -65,7 +77,9 @@ def _splitter(config: RunConfig) -> Stage:
             "max_length_s": split.transnetv2_max_length_s,
             "max_length_mode": split.transnetv2_max_length_mode,
             "crop_s": split.transnetv2_crop_s,
+            "snap_to_idr": split.transnetv2_snap_to_idr,
             "batch_size": split.transnetv2_batch_size,
+            "skip_static": split.transnetv2_skip_static,
         }
     return stage(**settings, limit_clips=config.limit_clips)
 

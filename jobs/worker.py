@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -71,7 +72,7 @@ class ShardWorker:
         self.log.append("start", attempt=self.attempt, **whoami())
         todo = self._todo()
         logger.info("event=shard shard=%d attempt=%d videos_to_do=%d", self.shard, self.attempt, len(todo))
-        pipeline = build_pipeline(self.config, num_workers=self.videos_at_once, before_record=self.lease.check)
+        pipeline = build_pipeline(self.config, videos_at_once=self.videos_at_once, before_record=self.lease.check)
         try:
             for task in pipeline.stream(self._feed(todo)) if todo else ():
                 if task.data.num_clip_chunks or task.data.failure:
@@ -240,6 +241,9 @@ def preflight(config: RunConfig) -> None:
     Raises:
         ValueError, FileNotFoundError, StorageError: what is missing, and how to mend it.
     """
+    root = config.input_video_path
+    if root is not None and not Path(root).is_dir():  # a missing mount is no fault of the videos below it
+        raise FileNotFoundError(f"input_video_path {root} is not there on {socket.gethostname()}: is it mounted?")
     choose_encoder(config.clips.encoder)
     if not config.split.is_fixed_stride:
         from curation.clipping.shot_model import find_weights

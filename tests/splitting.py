@@ -4,11 +4,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from curation.clipping.clips import new_clip
 from curation.clipping.fixed_stride import FixedStrideExtractorStage
 from curation.clipping.reader import VideoReaderStage
 from curation.clipping.transcoding import ClipTranscodingStage
 from curation.model import Clip, Video, VideoTask
 from curation.pipeline import Pipeline
+from curation.timeline import FrameSpan
+from curation.video.probe import probe_video
 from tests.synthetic import frames_of, read_number, upright
 
 
@@ -38,6 +41,16 @@ def clips_of(source: Path, *, start_s: float | None = None, end_s: float | None 
     tasks = splitting(**settings).run([task_of(source, start_s=start_s, end_s=end_s)])
     assert [task.data.failure for task in tasks if task.data.failure] == []
     return [clip for task in tasks for clip in task.data.clips]
+
+
+def smart_copy(path: Path, span: FrameSpan, **settings: Any) -> bytes:
+    """The frames of a span as a clip that copies what it can."""
+    video = task_of(path).data
+    probe_video(video)
+    assert video.timeline is not None
+    video.clips = [new_clip(video, video.timeline, span, "")]
+    (clip,) = ClipTranscodingStage(clip_encoding="smart-copy", encoder="libx264", **settings).finished_clips(video)
+    return mp4_of(clip)
 
 
 def mp4_of(clip: Clip) -> bytes:

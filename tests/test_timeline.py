@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -542,6 +543,77 @@ def test_a_negative_crop_or_an_empty_maximum_is_refused(crop_s: float, maximum_s
     timeline = steady(10, Fraction(25), Fraction(1, 1000))
     with pytest.raises(ValueError, match="crop_s >= 0 and max_length_s > 0"):
         clips_from_shots(timeline, [], min_length_s=0, max_length_s=maximum_s, max_length_mode="stride", crop_s=crop_s)
+
+
+def with_idr_frames(*frames: int) -> FrameTimeline:
+    """Sixty frames at 10 Hz."""
+    return FrameTimeline(np.arange(60, dtype=np.int64), Fraction(1, 10), 60, np.array(frames, dtype=np.int64))
+
+
+@pytest.mark.parametrize(
+    ("idr_frames", "crop_s", "start"),
+    [
+        pytest.param([0, 20, 40], 0.5, 20, id="at the cut"),
+        pytest.param([0, 23, 26], 0.5, 23, id="the first of two"),
+        pytest.param([0, 30], 0.5, 30, id="one second after the cut"),
+        pytest.param([0, 31], 0.5, 25, id="later than that"),
+        pytest.param([0, 35], 1.5, 35, id="as long after it as is cropped"),
+        pytest.param([0, 36], 1.5, 35, id="longer after it than is cropped"),
+        pytest.param([0, 19], 0.5, 25, id="before the cut"),
+        pytest.param([], 0.5, 25, id="none"),
+    ],
+)
+def test_a_snapped_clip_begins_at_the_first_idr_of_its_shot_that_comes_soon(
+    idr_frames: list[int], crop_s: float, start: int
+) -> None:
+    timeline, shot = with_idr_frames(*idr_frames), FrameSpan(20, 60)
+    clips = clips_from_shots(
+        timeline,
+        [shot],
+        min_length_s=0,
+        max_length_s=None,
+        max_length_mode="stride",
+        crop_s=crop_s,
+        snap_to_idr=True,
+    )
+    assert pairs(clips) == [(start, 60 - round(crop_s * 10))]
+
+
+def test_the_idr_of_the_next_shot_is_not_that_of_a_short_one() -> None:
+    clips = clips_from_shots(
+        with_idr_frames(8),
+        [FrameSpan(0, 6), FrameSpan(6, 30)],
+        min_length_s=0,
+        max_length_s=None,
+        max_length_mode="stride",
+        crop_s=0.1,
+        snap_to_idr=True,
+    )
+    assert pairs(clips) == [(1, 5), (8, 29)]
+
+
+def test_only_the_first_piece_of_a_shot_is_snapped_and_lengths_count_from_there() -> None:
+    snapped: dict[str, Any] = {"min_length_s": 0, "max_length_s": 2.0, "crop_s": 0.5, "snap_to_idr": True}
+    timeline, shots = with_idr_frames(3, 28, 50), [FrameSpan(0, 60)]
+    assert pairs(clips_from_shots(timeline, shots, max_length_mode="stride", **snapped)) == [
+        (3, 23),
+        (23, 43),
+        (43, 55),
+    ]
+    assert pairs(clips_from_shots(timeline, shots, max_length_mode="truncate", **snapped)) == [(3, 23)]
+
+
+@given(timelines_with_shots(), st.sets(st.integers(0, 200)), crops)
+def test_a_snapped_clip_differs_from_one_that_is_not_in_its_start_alone(
+    case: tuple[FrameTimeline, list[FrameSpan]], idr_frames: set[int], crop_s: float
+) -> None:
+    timeline, shots = case
+    known = sorted(frame for frame in idr_frames if frame < timeline.num_frames)
+    timeline = replace(timeline, idr_frames=np.array(known, dtype=np.int64))
+    rules: dict[str, Any] = {"min_length_s": 0, "max_length_s": None, "max_length_mode": "stride", "crop_s": crop_s}
+    plain = {clip.end: clip.start for clip in clips_from_shots(timeline, shots, **rules)}
+    for clip in clips_from_shots(timeline, shots, **rules, snap_to_idr=True):
+        assert clip.start in known or plain[clip.end] == clip.start
 
 
 # Caption windows

@@ -8,6 +8,7 @@ from typing import Any
 
 import av
 import numpy as np
+from numpy.typing import NDArray
 
 from curation.errors import FailureReason, VideoError
 from curation.model import Clip, SourceProfile, Video, Window
@@ -15,7 +16,7 @@ from curation.timeline import FrameSpan, FrameTimeline, caption_windows
 from curation.video.copyplan import PacketReader, PacketRef, why_not_copyable
 from curation.video.decode import AnyPacket, PictureNormalizer
 from curation.video.encode import ClipEncoder, EncoderSettings, sound_end_s
-from curation.video.frames import ClipSampler, FrameRequest
+from curation.video.frames import ClipSampler, FrameRequest, planned_frames
 from curation.video.h264 import ParameterSets
 from curation.video.smartcopy import SmartClip
 from curation.video.source import profile_needed, timeline_needed
@@ -37,6 +38,14 @@ class ClipRecipe:
     def windows(self, num_frames: int) -> list[FrameSpan]:
         """The windows of a clip."""
         return caption_windows(num_frames, size=self.window_size, remainder_threshold=self.remainder_threshold)
+
+    def sampled_frames(self, clip: Clip) -> NDArray[np.int64]:
+        """Which frames of a clip the requests ask for, relative to its first, rising."""
+        assert clip.frame_times_s is not None
+        times_s, windows = clip.frame_times_s, self.windows(len(clip.frame_times_s))
+        end_s = float(times_s[0]) + clip.duration
+        planned = [planned_frames(request, times_s, end_s, windows) for request in self.requests]
+        return np.unique(np.array([index for indices in planned for index in indices], dtype=np.int64))
 
     def possible_windows(self, num_frames: int) -> list[FrameSpan]:
         """All windows that a clip of at most so many frames may have; each may take in a short rest after it."""
@@ -101,6 +110,8 @@ class OpenClip:
             self.encoder.add_picture(frame, tick=self._timeline.tick(index), is_key=is_key)
             self._sampler.add(inside, frame)
         except VideoError as error:
+            if error.reason is FailureReason.MEMORY:  # of the process: no clip's fault
+                raise
             self._error = error
 
     def finish(self, clip: Clip) -> Clip:
@@ -116,6 +127,8 @@ class OpenClip:
             if self.encoder.num_frames == 0:
                 raise VideoError(FailureReason.NO_FRAMES, f"{self._name}: none of its frames could be decoded")
         except VideoError as error:
+            if error.reason is FailureReason.MEMORY:
+                raise
             clip.errors["transcode"] = f"{error.reason}: {error.message}"
             return clip
         clip.buffer = buffer
@@ -149,15 +162,15 @@ class Packets:
         """The source's parameter sets; None where its packets are not copied."""
         return self._reader.sets if self._reader is not None else None
 
-    def see(self, packet: AnyPacket, clips: Sequence[OpenClip]) -> None:
-        """Give the next packet of the file to the open clips, and keep it."""
+    def see(self, packet: AnyPacket, clips: Sequence[OpenClip]) -> PacketRef | None:
+        """Give the next packet of the file to the open clips, and keep it; None where nothing is copied from it."""
         if not self._is_asked or self.why_not_copyable is not None:
-            return
+            return None
         if self._reader is None:
             assert isinstance(packet.stream, av.VideoStream)
             self.why_not_copyable = why_not_copyable(packet.stream, self._profile)
             if self.why_not_copyable is not None:
-                return
+                return None
             self._reader = PacketReader(bytes(packet.stream.codec_context.extradata or b""))
         found = self._reader.read(packet)
         if found is not None:
@@ -165,6 +178,7 @@ class Packets:
             for clip in clips:
                 if isinstance(clip.encoder, SmartClip):
                     clip.encoder.add_packet(found)
+        return found
 
     def begin(self, encoder: SmartClip) -> None:
         """Give a new clip what was read before its first picture came."""
@@ -233,9 +247,9 @@ class Cutter:
         """Whether every clip has been given."""
         return not self._waiting and not self._open
 
-    def see_packet(self, packet: AnyPacket) -> None:
-        """Take note of a packet of the video stream, before its frame comes."""
-        self._packets.see(packet, [opened for _, opened in self._open])
+    def see_packet(self, packet: AnyPacket) -> PacketRef | None:
+        """Take note of a packet of the video stream, before its frame comes; gives it as clips can hold it."""
+        return self._packets.see(packet, [opened for _, opened in self._open])
 
     def take(self, frame: av.VideoFrame | av.AudioFrame) -> list[Clip]:
         """Use a decoded frame; gives the clips that it completed."""
@@ -243,24 +257,33 @@ class Cutter:
             self._sound.hear(frame, [opened for _, opened in self._open])
             return []
         assert frame.pts is not None
-        index = int(np.searchsorted(self._timeline.ticks, frame.pts))
-        while self._waiting and _first_frame(self._waiting[0]) <= index:
-            self._begin(self._waiting.popleft())
-        self._sound.forget_before(frame.pts)
-        self._packets.forget_before(frame.pts)
+        index = self._come_to(frame.pts)
         showing = [opened for _, opened in self._open if opened.end is not None and index < opened.end]
         if showing:
             picture = self._normalize(frame)
             for opened in showing:
                 opened.add_picture(index, picture)
-        now = frame.pts
-        return self._close(lambda end: self._is_over(end, now=now))
+        return self._close_before(frame.pts)
+
+    def pass_by(self, tick: int) -> list[Clip]:
+        """Go on to the frame at ``tick``, of which no clip needs the picture; gives the clips that are complete."""
+        self._come_to(tick)
+        return self._close_before(tick)
 
     def rest(self) -> list[Clip]:
         """At the end of the file: what is still open, and clips that never began."""
         while self._waiting:
             self._begin(self._waiting.popleft())
         return self._close(lambda _: True)
+
+    def _come_to(self, tick: int) -> int:
+        """Begin the clips of the frame at ``tick``, forget what none can need from there on; gives its index."""
+        index = int(np.searchsorted(self._timeline.ticks, tick))
+        while self._waiting and first_frame(self._waiting[0]) <= index:
+            self._begin(self._waiting.popleft())
+        self._sound.forget_before(tick)
+        self._packets.forget_before(tick)
+        return index
 
     def _begin(self, clip: Clip) -> None:
         assert clip.frame_span is not None
@@ -272,6 +295,9 @@ class Cutter:
         tick = self._timeline.tick(end)
         return now >= tick and (not self.with_audio or self._sound.has_come_to(tick, now=now))
 
+    def _close_before(self, now: int) -> list[Clip]:
+        return self._close(lambda end: self._is_over(end, now=now))
+
     def _close(self, is_over: Callable[[int], bool]) -> list[Clip]:
         over: list[tuple[Clip, OpenClip]] = []
         still_open: list[tuple[Clip, OpenClip]] = []
@@ -282,6 +308,7 @@ class Cutter:
         return [opened.finish(clip) for clip, opened in over]
 
 
-def _first_frame(clip: Clip) -> int:
+def first_frame(clip: Clip) -> int:
+    """Of the source, where the clip begins."""
     assert clip.frame_span is not None
     return clip.frame_span.start

@@ -14,6 +14,7 @@ class FixedStrideExtractorStage(Stage):
     """Splits each video every ``clip_stride_s`` seconds; nothing is decoded."""
 
     name = "fixed_stride"
+    in_child = True
 
     def __init__(
         self,

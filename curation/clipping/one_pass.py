@@ -33,6 +33,7 @@ class OnePassStage(Stage):
 
     name = "one_pass"
     serves_frames = True
+    in_child = True
 
     def __init__(self, splitter: TransNetV2ClipExtractionStage, transcoder: ClipTranscodingStage) -> None:
         self._splitter, self._transcoder = splitter, transcoder
@@ -70,7 +71,7 @@ class _Pass:
         self._splitter, self._recipe, self._task = splitter, recipe, task
         self._video, self._timeline = task.data, timeline_needed(task.data)
         profile = profile_needed(task.data)
-        self._look = ShotLook(splitter, task, batch_size=1)  # more would only let more pictures wait
+        self._look = ShotLook(splitter, task)
         self._planner = ClipPlanner(self._look.tracker, self._timeline, splitter.rules)
         self._normalize = PictureNormalizer(profile)
         self._line: deque[tuple[int, av.VideoFrame]] = deque()
@@ -141,7 +142,10 @@ class _Pass:
             elif opened.end is not None and opened.end <= until and self._has_sound(opened.end, now=now):
                 del self._open[start]
                 span = FrameSpan(start, opened.end)
-                yield opened.finish(new_clip(self._video, self._timeline, span, self._splitter.settings_hash))
+                clip = new_clip(self._video, self._timeline, span, self._splitter.settings_hash)
+                shot_start = self._planner.shot_start(start)
+                clip.notes |= self._splitter.rules.notes(self._timeline, start, shot_start=shot_start)
+                yield opened.finish(clip)
 
     def _has_sound(self, end: int, *, now: int | None) -> bool:
         return now is None or not self._with_audio or self._sound.has_come_to(self._timeline.tick(end), now=now)

@@ -13,6 +13,7 @@ class VideoReaderStage(Stage):
     """Probes each video; the file is not loaded: later stages read it where it lies."""
 
     name = "video_reader"
+    in_child = True
 
     def __init__(self, *, allow_truncated: bool = False, limits: SourceLimits = DEFAULT_LIMITS) -> None:
         """Choose what is taken.

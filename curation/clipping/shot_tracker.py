@@ -7,7 +7,14 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Literal
 
-from curation.timeline import FrameSpan, FrameTimeline, clips_from_shots, exact_seconds, frames_between
+from curation.timeline import (
+    FrameSpan,
+    FrameTimeline,
+    clips_from_shots,
+    exact_seconds,
+    frames_between,
+    snapped_start,
+)
 
 
 class ShotTracker:
@@ -104,6 +111,15 @@ class ClipRules:
     max_length_s: float | None
     max_length_mode: Literal["stride", "truncate"]
     crop_s: float
+    snap_to_idr: bool = False
+
+    def notes(self, timeline: FrameTimeline, clip_start: int, *, shot_start: int) -> dict[str, str]:
+        """How long after its shot's start a clip begins, where that was moved to an IDR."""
+        cut = timeline.boundary(shot_start)
+        is_snapped = self.snap_to_idr and clip_start == snapped_start(timeline, shot_start, crop_s=self.crop_s)
+        if not is_snapped or clip_start == timeline.first_frame_at_or_after(cut + exact_seconds(self.crop_s)):
+            return {}
+        return {"snapped_to_idr": f"begins {float(timeline.boundary(clip_start) - cut):.3f} s after the cut"}
 
 
 class ClipPlanner:
@@ -137,8 +153,9 @@ class ClipPlanner:
         start, certain = self._tracker.open_start, self._tracker.certain_until
         if start is None:
             return certain
-        inside_until = self._timeline.boundary(certain) - self._crop
-        begins = self._timeline.boundary(start) + self._crop
+        inside_until, begins = self._timeline.boundary(certain) - self._crop, self._begins(start)
+        if begins is None:
+            return start
         if not speculate and inside_until - begins < self._minimum:
             return start
         return max(start, self._timeline.first_frame_at_or_after(max(inside_until, Fraction(0))))
@@ -162,9 +179,27 @@ class ClipPlanner:
         """Whether the shot has ended in which a clip might have begun at ``start``."""
         return self._tracker.open_start is None or start < self._tracker.open_start
 
+    def shot_start(self, frame: int) -> int:
+        """First frame of the shot that a frame of a clip belongs to."""
+        start = self._tracker.open_start
+        if start is not None and start <= frame:
+            return start
+        shots = self._tracker.finished
+        return shots[bisect_right(shots, frame, key=lambda shot: shot.start) - 1].start
+
+    def _begins(self, start: int) -> Fraction | None:
+        """Where the first clip of the open shot begins; None while its IDR may be one of the next shot."""
+        snapped = None
+        if self._rules.snap_to_idr:
+            snapped = snapped_start(self._timeline, start, crop_s=self._rules.crop_s)
+        if snapped is None:
+            return self._timeline.boundary(start) + self._crop
+        return self._timeline.boundary(snapped) if snapped < self._tracker.certain_until else None
+
     def _piece_of(self, frame: int, start: int) -> tuple[int, FrameSpan | None] | None:
         """The piece of the open shot: whole once its end is certain to lie inside the shot."""
-        begins = self._timeline.boundary(start) + self._crop
+        begins = self._begins(start)
+        assert begins is not None
         since = self._timeline.boundary(frame) - begins
         if since < 0:
             return None

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from typing import Literal
 
-from curation.clipping.cutting import ClipRecipe, Cutter
+from curation.clipping.cutting import ClipRecipe
+from curation.clipping.sparse_cutting import cut_clips
 from curation.model import Clip, Video, VideoTask
 from curation.pipeline import Stage
 from curation.video.encode import EncoderSettings, choose_encoder
 from curation.video.frames import FrameRequest
-from curation.video.source import decode_video
 
 _MAX_CHUNK_BYTES = 64 * 2**20
 
@@ -22,6 +22,7 @@ class ClipTranscodingStage(Stage):
 
     name = "transcoding"
     serves_frames = True
+    in_child = True
 
     def __init__(
         self,
@@ -76,17 +77,8 @@ class ClipTranscodingStage(Stage):
         return self.in_chunks(task, self.finished_clips(task.data))
 
     def finished_clips(self, video: Video) -> Iterator[Clip]:
-        """Decode forward, hand each frame to the clips it belongs to, and give each clip when it is complete."""
-        if not video.clips:
-            return
-        cutter = Cutter(self.recipe, video)
-        for frame in decode_video(
-            video, from_tick=cutter.first_tick, with_audio=cutter.with_audio, see_packet=cutter.see_packet
-        ):
-            yield from cutter.take(frame)
-            if cutter.is_done:
-                break
-        yield from cutter.rest()
+        """Read forward, decode what has to be, hand each frame to its clips, and give each clip when it is complete."""
+        return cut_clips(self.recipe, video) if video.clips else iter(())
 
     @property
     def recipe(self) -> ClipRecipe:
@@ -134,4 +126,5 @@ def _chunk_task(task: VideoTask, clips: list[Clip], *, index: int, is_last: bool
     video.clip_chunk_index = index
     video.num_clip_chunks = index + 1 if is_last else 0
     video.errors = dict(task.data.errors)
+    video.timeline = None  # what its clips need of it they have, and it grows with the video's length
     return VideoTask(task.task_id, task.dataset_name, video)

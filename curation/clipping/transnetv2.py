@@ -1,6 +1,7 @@
 """Cut points where the picture changes, found by TransNetV2."""
 
 import logging
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from fractions import Fraction
@@ -12,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.clipping.clips import set_clips, split_hash
+from curation.clipping.cutting import first_frame
 from curation.clipping.reader import wanted_frames
-from curation.clipping.shot_model import ShotModel
+from curation.clipping.shot_model import GPU_BATCH, ShotModel
 from curation.clipping.shot_tracker import ClipRules, ShotTracker
 from curation.clipping.transcoding import ClipTranscodingStage
 from curation.clipping.transnetv2_windows import WindowedPredictor
@@ -34,6 +36,7 @@ class TransNetV2ClipExtractionStage(Stage):
     """Finds the shots of each video and keeps a clip of each."""
 
     name = "transnetv2"
+    in_child = True
 
     def __init__(
         self,
@@ -46,13 +49,17 @@ class TransNetV2ClipExtractionStage(Stage):
         limit_clips: int = 0,
         batch_size: int = 0,
         device: str = "auto",
+        skip_static: bool = False,
+        snap_to_idr: bool = False,
     ) -> None:
         """Settings as docs/rules.md, Splitting.
 
         Args:
             model_dir: folder that holds the weights; None takes those of the installed package.
-            batch_size: detector windows at once when this stage runs alone; 0 takes 1: more only costs memory on a CPU.
+            batch_size: detector windows of several videos that a GPU takes at once; 0 takes 16. A CPU takes each alone.
             device: ``auto`` takes CUDA where it works.
+            skip_static: leave out the detector where nothing changes.
+            snap_to_idr: as ``clips_from_shots``.
         """
         self.threshold = threshold
         self.rules = ClipRules(
@@ -60,13 +67,15 @@ class TransNetV2ClipExtractionStage(Stage):
             max_length_s=float(max_length_s) if max_length_s is not None else None,
             max_length_mode=max_length_mode,
             crop_s=float(crop_s),
+            snap_to_idr=snap_to_idr,
         )
         self.limit_clips = limit_clips
-        self._batch_size = batch_size
-        self.model = ShotModel(model_dir, device)
-        self.settings_hash = split_hash(
-            {"splitting_algorithm": "transnetv2", "threshold": threshold, **asdict(self.rules)}
-        )
+        self.skip_static = skip_static
+        self.model = ShotModel(model_dir, device, max_batch=batch_size or GPU_BATCH)
+        settings = {"splitting_algorithm": "transnetv2", "threshold": threshold, **asdict(self.rules)}
+        if not snap_to_idr:
+            del settings["snap_to_idr"]  # ids stay those of before there was a choice
+        self.settings_hash = split_hash(settings | ({"skip_static": True} if skip_static else {}))
 
     def joined(self, following: Stage) -> Stage | None:
         """With the transcoder behind it, both share one decode."""
@@ -87,6 +96,11 @@ class TransNetV2ClipExtractionStage(Stage):
         timeline = timeline_needed(video)
         spans = clips_from_shots(timeline, shots, **asdict(self.rules))
         set_clips(video, timeline, spans, settings_hash=self.settings_hash, limit=self.limit_clips)
+        starts = [shot.start for shot in shots]
+        for clip in video.clips:
+            begins = first_frame(clip)
+            shot_start = starts[bisect_right(starts, begins) - 1]
+            clip.notes |= self.rules.notes(timeline, begins, shot_start=shot_start)
         logger.info("event=split video=%s shots=%d clips=%d", video.id, len(shots), len(video.clips))
         yield task
 
@@ -96,7 +110,7 @@ class TransNetV2ClipExtractionStage(Stage):
         Raises:
             VideoError: DECODE_ERROR, NO_FRAMES or EMPTY_RANGE.
         """
-        look = ShotLook(self, task, batch_size=self._batch_size or 1)
+        look = ShotLook(self, task)
         for frame in wanted_pictures(task, look.within, with_audio=False):
             assert isinstance(frame, av.VideoFrame)
             look.at(frame)
@@ -107,12 +121,12 @@ class TransNetV2ClipExtractionStage(Stage):
 class ShotLook:
     """The detector's view of one video: every frame small, what changed, and the shots as they become known."""
 
-    def __init__(self, stage: TransNetV2ClipExtractionStage, task: VideoTask, *, batch_size: int) -> None:
+    def __init__(self, stage: TransNetV2ClipExtractionStage, task: VideoTask) -> None:
         self._video = task.data
         self._timeline = timeline_needed(task.data)
         self.within = wanted_frames(task, self._timeline)
         self.tracker = ShotTracker(self.within.start, threshold=stage.threshold)
-        self._detector = WindowedPredictor(stage.model, batch_size=batch_size)
+        self._detector = WindowedPredictor(stage.model, skip_static=stage.skip_static)
         self._shrink = SmallRgb(profile_needed(task.data), width=48, height=27)
         self._before: NDArray[np.int16] | None = None
         self._due: Fraction | None = None

@@ -2,7 +2,8 @@
 
 The attribute names are those of the published checkpoint, so that it loads with ``strict=True``. Two things in it are
 only for training and are left out of the computation: dropout, and the second head, which marks *all* frames of a
-transition; its weights are kept because the checkpoint has them.
+transition; its weights are kept because the checkpoint has them. :func:`fold_for_cpu` reorders the convolutions, which
+are nearly all of the cost, for a CPU's caches.
 """
 
 import hashlib
@@ -80,6 +81,16 @@ def load_transnetv2(weights: Path, device: str) -> TransNetV2:
     return network.eval().requires_grad_(False)
 
 
+def fold_for_cpu(network: TransNetV2) -> TransNetV2:
+    """Reorder the convolutions for a CPU: the same within float32's rounding, in about three quarters of the time.
+
+    Pictures lie in memory with their channels side by side (``channels_last``), convolutions over frames become
+    two-dimensional ones over (frames, places), and normalisation goes into their weights. Changes ``network``.
+    """
+    network.SDDCNN = nn.ModuleList([_FoldedStack(stack) for stack in network.SDDCNN])
+    return network
+
+
 class _ConvolutionStack(nn.Module):
     """Two blocks of dilated convolutions with a shortcut past the second; halves height and width."""
 
@@ -138,6 +149,72 @@ class _SpaceThenTimeConvolution(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         convolved: Tensor = self.layers(features)
         return convolved
+
+
+class _FoldedStack(nn.Module):
+    """What a ``_ConvolutionStack`` computes, with the channels last in memory."""
+
+    def __init__(self, stack: nn.Module) -> None:
+        super().__init__()
+        assert isinstance(stack, _ConvolutionStack)
+        self.blocks = nn.ModuleList([_FoldedConvolutions(block) for block in stack.DDCNN])
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (batch, in_channels, num_frames, h, w) to (batch, 4 * channels, num_frames, h // 2, w // 2)."""
+        first, second = self.blocks
+        shortcut = functional.relu_(first(features.permute(0, 2, 3, 4, 1).contiguous()))
+        summed = functional.relu_(second(shortcut)).add_(shortcut)
+        pooled = functional.avg_pool2d(summed.flatten(end_dim=1).permute(0, 3, 1, 2), kernel_size=2)
+        return pooled.view(*summed.shape[:2], *pooled.shape[1:]).transpose(1, 2)
+
+
+class _FoldedConvolutions(nn.Module):
+    """What a ``_DilatedConvolutions`` computes, from and to (batch, num_frames, height, width, channels)."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        assert isinstance(block, _DilatedConvolutions)
+        norm = block.bn
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        bias = norm.bias - norm.running_mean * scale
+        convolutions = (block.Conv3D_1, block.Conv3D_2, block.Conv3D_4, block.Conv3D_8)
+        self.convolutions = nn.ModuleList(
+            _FoldedSpaceThenTime(convolution, own_scale, own_bias)
+            for convolution, own_scale, own_bias in zip(convolutions, scale.chunk(4), bias.chunk(4), strict=True)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.cat([convolution(features) for convolution in self.convolutions], dim=-1)
+
+
+class _FoldedSpaceThenTime(nn.Module):
+    """What a ``_SpaceThenTimeConvolution`` and its part of the normalisation compute; channels last as above."""
+
+    in_space: Tensor
+    in_time: Tensor
+    bias: Tensor
+
+    def __init__(self, convolution: _SpaceThenTimeConvolution, scale: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        in_space, in_time = convolution.layers
+        assert isinstance(in_space, nn.Conv3d)
+        assert isinstance(in_time, nn.Conv3d)
+        last = torch.channels_last
+        self.register_buffer("in_space", in_space.weight.squeeze(2).contiguous(memory_format=last))
+        scaled = in_time.weight.squeeze(4) * scale[:, None, None, None]
+        self.register_buffer("in_time", scaled.contiguous(memory_format=last))
+        self.register_buffer("bias", bias.clone())
+        self._dilation = in_time.dilation[0]
+
+    def forward(self, features: Tensor) -> Tensor:
+        pictures = features.flatten(end_dim=1).permute(0, 3, 1, 2)
+        convolved = functional.conv2d(pictures, self.in_space, padding=1).permute(0, 2, 3, 1).contiguous()
+        places = convolved.view(*features.shape[:2], -1, convolved.shape[3]).permute(0, 3, 1, 2)
+        padding, dilation = (self._dilation, 0), (self._dilation, 1)
+        summed = functional.conv2d(places, self.in_time, self.bias, padding=padding, dilation=dilation)
+        return summed.permute(0, 2, 3, 1).view(*features.shape[:4], -1)
 
 
 class _FeatureSimilarity(nn.Module):

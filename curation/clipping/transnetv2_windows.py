@@ -11,8 +11,13 @@ STEP_FRAMES = 50
 MARGIN_FRAMES = 25  # at each end of a window: context for the 50 in the middle, its own predictions are dropped
 FRAME_SHAPE = (27, 48, 3)  # height, width, RGB
 
+STATIC_DISTANCES_FRAMES = (1, 12, 50)  # a cut shows at each, a dissolve or fade of some seconds at the longer ones
+STATIC_CHANGE = 0.25
+"""Of the contrast. People who cross a street change 0.2; no transition that the network found changed less than 1.1."""
+_NOISE_LEVELS = 2.0  # of 255, added to the contrast: noise in a black picture is no change
+
 WindowFunction: TypeAlias = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""Maps windows, uint8 RGB (batch, 100, 27, 48, 3), to probabilities, float32 (batch, 100)."""
+"""Maps windows, uint8 RGB (1, 100, 27, 48, 3), to probabilities, float32 (1, 100)."""
 
 
 class WindowedPredictor:
@@ -20,24 +25,25 @@ class WindowedPredictor:
 
     Windows of 100 frames start every 50 frames and give the values of their middle 50. The first frame is repeated 25
     times before the video, the last one 25 times after it plus as often as fills the last 50: then each frame of the
-    video stands in exactly one middle. Never holds more than ``50 * batch_size + 50`` frames, however long the video.
+    video stands in exactly one middle. Never holds more than 100 frames, however long the video; the value of a frame
+    is known at the latest when the 74th after it was fed.
 
     Source:
         ``predict_frames`` in inference/transnetv2.py of the authors' repository, soCzech/TransNetV2.
     """
 
-    def __init__(self, predict: WindowFunction, *, batch_size: int) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    def __init__(self, predict: WindowFunction, *, skip_static: bool = False) -> None:
+        """With ``skip_static``, windows in which nothing changes are not shown to the network: their values are 0."""
         self._predict = predict
-        self._frames = np.empty((STEP_FRAMES * (batch_size + 1), *FRAME_SHAPE), np.uint8)
+        self._skip_static = skip_static
+        self._frames = np.empty((WINDOW_SIZE_FRAMES, *FRAME_SHAPE), np.uint8)
         self._num_held = 0  # frames of self._frames that are filled, padding included
         self._num_fed = 0
         self._num_taken = 0
         self._probabilities: list[NDArray[np.float32]] = []
 
     def feed(self, frame: NDArray[np.uint8]) -> None:
-        """Take the next frame, uint8 RGB, shape (27, 48, 3); it is copied. Predicts when a batch is full."""
+        """Take the next frame, uint8 RGB, shape (27, 48, 3); it is copied. Predicts when a window is full."""
         if self._num_fed == 0:
             self._append(frame, times=MARGIN_FRAMES)
         self._append(frame, times=1)
@@ -60,7 +66,6 @@ class WindowedPredictor:
             return np.empty(0, np.float32)
         last_frame = self._frames[self._num_held - 1].copy()
         self._append(last_frame, times=MARGIN_FRAMES + -self._num_fed % STEP_FRAMES)
-        self._predict_held()
         already_taken = self._num_taken
         return self.take_known()[: self._num_fed - already_taken]
 
@@ -68,17 +73,32 @@ class WindowedPredictor:
         for _ in range(times):
             self._frames[self._num_held] = frame
             self._num_held += 1
-            if self._num_held == len(self._frames):
-                self._predict_held()
+            if self._num_held == WINDOW_SIZE_FRAMES:
+                self._probabilities.append(self._predict_window())
+                self._frames[:STEP_FRAMES] = self._frames[STEP_FRAMES:]
+                self._num_held = STEP_FRAMES
 
-    def _predict_held(self) -> None:
-        """Predict all complete windows and keep only the frames that the next window shares with the last one."""
-        starts = range(0, self._num_held - WINDOW_SIZE_FRAMES + 1, STEP_FRAMES)
-        if not starts:
-            return
-        windows = np.stack([self._frames[start : start + WINDOW_SIZE_FRAMES] for start in starts])
-        middles = self._predict(windows)[:, MARGIN_FRAMES:-MARGIN_FRAMES]
-        self._probabilities.append(middles.astype(np.float32).reshape(-1))
-        num_done = STEP_FRAMES * len(starts)
-        self._num_held -= num_done
-        self._frames[: self._num_held] = self._frames[num_done : num_done + self._num_held]
+    def _predict_window(self) -> NDArray[np.float32]:
+        """The values of the middle of the window that is held."""
+        if self._skip_static and is_static(self._frames):
+            return np.zeros(STEP_FRAMES, np.float32)
+        return self._predict(self._frames[None].copy())[0, MARGIN_FRAMES:-MARGIN_FRAMES].astype(np.float32)
+
+
+def is_static(frames: NDArray[np.uint8]) -> bool:
+    """Whether a window holds no change that could be a transition.
+
+    What changes between two frames is compared with their contrast, both as mean absolute differences (between the
+    frames, and from the frame's own mean colour): pictures of two shots differ by about their contrast or more, however
+    dark or pale they are.
+
+    Args:
+        frames: uint8 RGB, shape (num_frames, 27, 48, 3).
+    """
+    values = frames.reshape(len(frames), -1, 3).astype(np.float32)
+    contrast = np.abs(values - values.mean(axis=1, keepdims=True)).mean(axis=(1, 2)) + _NOISE_LEVELS
+    for distance in STATIC_DISTANCES_FRAMES:
+        changes = np.abs(values[distance:] - values[:-distance]).mean(axis=(1, 2))
+        if np.any(changes > STATIC_CHANGE * (contrast[distance:] + contrast[:-distance]) / 2):
+            return False
+    return True

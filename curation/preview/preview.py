@@ -13,6 +13,7 @@ from curation.pipeline import Stage
 from curation.preview.webp import encode_webp
 from curation.timeline import FrameSpan, caption_windows
 from curation.video.frames import FrameRequest, sample_clip
+from curation.video.progress import alive
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +22,7 @@ class PreviewStage(Stage):
     """Encodes an animated WebP for each window; works with or without captioning."""
 
     name = "preview"
+    in_child = True
 
     def __init__(
         self,
@@ -93,6 +95,7 @@ class PreviewStage(Stage):
             clip.errors["preview"] = f"{error.reason}: {error.message}"
             return
         for window in clip.windows:
+            alive()
             try:
                 window.webp_bytes = self._encode(clip, window)
             except (av.error.FFmpegError, ValueError) as error:

@@ -67,6 +67,8 @@ def as_video_error(error: Exception, *, name: str, reason: FailureReason, doing:
     detail = getattr(error, "strerror", None) or str(error)
     if number in _STORAGE_ERRNOS:
         return StorageError(f"{name}: can't {doing}: {detail}")
+    if number == errno.ENOMEM:
+        reason = FailureReason.MEMORY
     return VideoError(reason, f"{name}: can't {doing}: {detail}")
 
 

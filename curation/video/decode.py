@@ -17,11 +17,12 @@ from curation.model import DecodeCount, SourceProfile
 from curation.timeline import FrameTimeline
 from curation.video.container import as_video_error, opened
 from curation.video.deinterlace import Deinterlacer
+from curation.video.progress import alive
 from curation.video.tonemap import ToneMapper
 
 MediaFrame = av.VideoFrame | av.AudioFrame
 AnyPacket: TypeAlias = "av.Packet[Any]"  # generic in its stub only
-SeePacket = Callable[[AnyPacket], None]
+SeePacket = Callable[[AnyPacket], object]
 
 
 def decode_frames(
@@ -51,16 +52,45 @@ def decode_frames(
         StorageError: the file could not be read.
     """
     count = count if count is not None else DecodeCount()
+    packets = demuxed(source, profile, name=name, from_tick=from_tick, with_audio=with_audio)
     try:
-        with opened(source, name=name) as container:
-            sought = from_tick is not None and not profile.counts_frames and _seek_before(container, profile, from_tick)
-            if sought:
-                yield from _decode(container, profile, timeline, from_tick, with_audio, count, see_packet)
-                return
-        with opened(source, name=name) as container:
-            yield from _decode(container, profile, timeline, from_tick, with_audio, count, see_packet)
+        yield from _decode(packets, profile, timeline, from_tick, count, see_packet)
     except av.error.FFmpegError as error:
         raise as_video_error(error, name=name, reason=FailureReason.DECODE_ERROR, doing="decode") from error
+
+
+def demuxed(
+    source: Path | bytes, profile: SourceProfile, *, name: str, from_tick: int | None = None, with_audio: bool = False
+) -> Iterator[AnyPacket]:
+    """The packets of the chosen streams in the order of the file, and at its end an empty one of each.
+
+    Args:
+        from_tick: begin at a key frame at or before this timestamp, where the container can seek; else at the start.
+
+    Raises:
+        VideoError, StorageError: as ``opened``.
+        av.error.FFmpegError: the packets can't be read.
+    """
+    if from_tick is not None and not profile.counts_frames:
+        with opened(source, name=name) as container:
+            if _seek_before(container, profile, from_tick):
+                yield from _packets_of(container, profile, with_audio=with_audio)
+                return
+    with opened(source, name=name) as container:  # opened again: seeking back is not exact in every container
+        yield from _packets_of(container, profile, with_audio=with_audio)
+
+
+def _packets_of(
+    container: av.container.InputContainer, profile: SourceProfile, *, with_audio: bool
+) -> Iterator[AnyPacket]:
+    streams = [container.streams[profile.video_stream]]
+    if with_audio and profile.audio_stream is not None:
+        streams.append(container.streams[profile.audio_stream])
+    for stream in streams:
+        stream.codec_context.thread_count = 1  # FFmpeg's default is every core of the node, not the task's share
+    for packet in container.demux(*streams):
+        alive()
+        yield packet
 
 
 def _seek_before(container: av.container.InputContainer, profile: SourceProfile, tick: int) -> bool:
@@ -76,43 +106,45 @@ def _seek_before(container: av.container.InputContainer, profile: SourceProfile,
 
 
 def _decode(
-    container: av.container.InputContainer,
+    packets: Iterator[AnyPacket],
     profile: SourceProfile,
     timeline: FrameTimeline,
     from_tick: int | None,
-    with_audio: bool,
     count: DecodeCount,
     see_packet: SeePacket | None,
 ) -> Iterator[MediaFrame]:
-    video = container.streams[profile.video_stream]
-    streams = [video]
-    if with_audio and profile.audio_stream is not None:
-        streams.append(container.streams[profile.audio_stream])
-    for stream in streams:
-        stream.codec_context.thread_count = 1  # FFmpeg's default is every core of the node, not the task's share
-    times = iter(timeline.ticks.tolist())
+    times = iter(timeline.ticks.tolist() if profile.counts_frames else ())
     deinterlacer = Deinterlacer()
     last: int | None = None
-    for packet in container.demux(*streams):
-        if see_packet is not None and packet.stream is video:
+    for packet in packets:
+        is_video = packet.stream.index == profile.video_stream
+        if see_packet is not None and is_video:
             see_packet(packet)
-        for frame in _frames_of(packet, is_audio=packet.stream is not video):
+        for frame in frames_of_packet(packet, is_audio=not is_video):
             count.num_frames += isinstance(frame, av.VideoFrame)
             if isinstance(frame, av.VideoFrame) and profile.counts_frames:
                 frame.pts = next(times, None)
             if isinstance(frame, av.AudioFrame):
                 yield frame
-            elif isinstance(frame, av.VideoFrame) and frame.pts is not None and (last is None or frame.pts > last):
+            elif isinstance(frame, av.VideoFrame) and is_shown(frame, after=last):
                 last = frame.pts
                 yield from _not_before(from_tick, deinterlacer.add(frame))
     yield from _not_before(from_tick, deinterlacer.finish())
+
+
+def is_shown(frame: av.VideoFrame, *, after: int | None) -> bool:
+    """Whether a decoded picture is one of the source's: whole, and known when to be shown.
+
+    What the decoder itself flags as corrupt is made up from other pictures.
+    """
+    return frame.pts is not None and not frame.is_corrupt and (after is None or frame.pts > after)
 
 
 def _not_before(tick: int | None, frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
     return (frame for frame in frames if tick is None or (frame.pts is not None and frame.pts >= tick))
 
 
-def _frames_of(packet: AnyPacket, *, is_audio: bool) -> Sequence[object]:
+def frames_of_packet(packet: AnyPacket, *, is_audio: bool) -> Sequence[object]:
     """Decode a packet; a broken audio packet is left out (its gap becomes silence), a broken picture is an error.
 
     A picture that the container itself knows to be incomplete is left out: a decoder would invent the rest of it.

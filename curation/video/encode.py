@@ -245,7 +245,8 @@ def encode_at(stream: av.VideoStream, frame: av.VideoFrame, *, tick: int, is_key
 def refused(stream: av.VideoStream, error: Exception, *, name: str) -> VideoError:
     """What it means that an encoder does not take a frame."""
     size = f"{stream.codec_context.width}x{stream.codec_context.height}"
-    return VideoError(FailureReason.ENCODE_ERROR, f"{name}: {stream.name} refused {size}: {error}")
+    reason = FailureReason.MEMORY if isinstance(error, MemoryError) else FailureReason.ENCODE_ERROR
+    return VideoError(reason, f"{name}: {stream.name} refused {size}: {error}")
 
 
 def encoder_options(settings: EncoderSettings) -> dict[str, str]:

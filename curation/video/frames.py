@@ -131,5 +131,5 @@ def _scaled(frame: av.VideoFrame, request: FrameRequest, reformatter: VideoRefor
         threads=1,
     )
     if request.pixel_format == "rgb24":
-        return np.array(small.to_ndarray(), dtype=np.uint8)
+        return np.asarray(small.to_ndarray(), dtype=np.uint8)  # a view of a frame of its own: a copy costs a third more
     return pack_yuv420p(yuv_planes(small))

@@ -6,8 +6,8 @@ Headers lie about counts and durations, so the packets are read through once (no
 import math
 import os
 import sys
-from collections.abc import Sized
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,12 +17,15 @@ import av.error
 import av.stream
 import av.video.stream
 import numpy as np
+from numpy.typing import NDArray
 
 from curation.errors import FailureReason, VideoError
 from curation.model import SourceProfile, Video, VideoMetadata
 from curation.timeline import FrameTimeline
 from curation.video.container import as_video_error, check_there, missing_bytes, opened
+from curation.video.packet_times import PacketTimes, idr_frames, packet_times
 from curation.video.profile import profile_of
+from curation.video.progress import alive
 
 Disposition = av.stream.Disposition
 
@@ -209,54 +212,30 @@ def _timeline(
     counts_frames: bool,
     name: str,
 ) -> FrameTimeline:
-    shown: list[tuple[int, int]] = []
-    complete = True
-    try:
-        for packet in container.demux(stream):
-            if packet.size == 0 or packet.is_discard:
-                continue
-            if packet.pts is None:
-                complete = False
-                break
-            shown.append((packet.pts, packet.duration or 0))
-            _check_frames(shown, limits, name=name)
-    except av.error.FFmpegError as error:
-        if not shown:
-            raise as_video_error(error, name=name, reason=FailureReason.UNREADABLE, doing="read packets") from error
-        # a damaged tail: what was read before it is what there is
-    time_base = Fraction(stream.time_base or Fraction(1, 1000))
-    if not complete:
+    shown = packet_times(container, stream, max_frames=limits.max_frames, name=name)
+    if shown is None:
         shown = _decoded_ticks(container, stream, limits, name=name)
-    if counts_frames:
-        shown = _without_delay(shown, stream.start_time or 0)
     if not shown:
         raise VideoError(FailureReason.NO_FRAMES, f"{name}: the video stream holds no frame")
-    # only the last frame's duration is used: packets tell the distance in decoding order, which is another one
-    last, duration = max(shown)
-    ticks = [tick for tick, _ in shown]
-    timeline = timeline_of(ticks, last + duration, time_base=time_base, rate=stream.average_rate)
+    time_base = Fraction(stream.time_base or Fraction(1, 1000))
+    # FFmpeg adds a delay for reordering to the pictures that are counted, and not to the sound beside them
+    delay = min(shown.ticks) - (stream.start_time or 0) if counts_frames else 0
+    ticks = np.frombuffer(shown.ticks, dtype=np.int64)
+    ticks = ticks - delay if delay else ticks
+    timeline = timeline_of(ticks, shown.end - delay, time_base=time_base, rate=stream.average_rate)
+    if not counts_frames:
+        timeline = replace(timeline, idr_frames=idr_frames(ticks, shown.idr, timeline))
     if timeline.duration > limits.max_duration_s:
         message = f"{name}: lasts {float(timeline.duration)} s, limits.max_duration_s is {limits.max_duration_s}"
         raise VideoError(FailureReason.LIMITS, message)
     return timeline
 
 
-def _check_frames(shown: Sized, limits: SourceLimits, *, name: str) -> None:
-    """Comes while frames are counted: nobody waits for the end of ten billion."""
-    if len(shown) > limits.max_frames:
-        message = f"{name}: more than {limits.max_frames} frames, which is limits.max_frames"
-        raise VideoError(FailureReason.LIMITS, message)
-
-
-def _without_delay(shown: list[tuple[int, int]], start: int) -> list[tuple[int, int]]:
-    """Take away the delay for reordering that FFmpeg adds to the pictures, and not to the sound beside them."""
-    delay = min(shown)[0] - start if shown else 0
-    return [(tick - delay, duration) for tick, duration in shown]
-
-
-def timeline_of(ticks: list[int], end: int, *, time_base: Fraction, rate: Fraction | None) -> FrameTimeline:
+def timeline_of(
+    ticks: Sequence[int] | NDArray[np.int64], end: int, *, time_base: Fraction, rate: Fraction | None
+) -> FrameTimeline:
     """A timeline from timestamps in any order; a last frame without a duration gets that of a typical one."""
-    unique = np.unique(np.array(ticks, dtype=np.int64))
+    unique = np.unique(np.asarray(ticks, dtype=np.int64))
     last = int(unique[-1])
     if end <= last:
         step = int(np.median(np.diff(unique))) if len(unique) > 1 else round(1 / (rate or 25) / time_base)
@@ -270,15 +249,15 @@ def _decoded_ticks(
     limits: SourceLimits,
     *,
     name: str,
-) -> list[tuple[int, int]]:
+) -> PacketTimes:
     """Timestamp and duration of the decoded frames, for containers whose packets have none (raw streams, old AVI)."""
-    shown: list[tuple[int, int]] = []
+    shown = PacketTimes(max_frames=limits.max_frames, name=name)
     try:
         container.seek(0)
         for frame in container.decode(stream):
+            alive()
             if frame.pts is not None:
-                shown.append((frame.pts, getattr(frame, "duration", 0) or 0))
-                _check_frames(shown, limits, name=name)
+                shown.add(frame.pts, getattr(frame, "duration", 0) or 0)
         return shown
     except av.error.FFmpegError as error:
         doing = "decode for the timestamps that its packets lack"
@@ -318,6 +297,7 @@ def probe_video(video: Video, *, allow_truncated: bool = False, limits: SourceLi
     else:
         probed = probe_file(video.input_video, name=video.id, allow_truncated=allow_truncated, limits=limits)
     video.metadata, video.profile, video.timeline = probed.metadata, probed.profile, probed.timeline
+    video.is_vfr = probed.timeline.is_vfr
     shown_s = float(probed.timeline.duration)
     if probed.claimed_s - shown_s > max(_FORGIVEN_S, _FORGIVEN_SHARE * probed.claimed_s):
         # a demuxer that meets garbage may end there without an error: what it gave is used, and this says so

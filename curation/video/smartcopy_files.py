@@ -1,9 +1,8 @@
-"""Cutting a file, or a clip in memory, by smart copy: packets are read, and only frames of head and tail decoded."""
+"""Windows of a clip in memory by smart copy: packets are read, and only frames of head and tail decoded."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import av
@@ -21,29 +20,6 @@ from curation.video.probe import ProbedVideo, probe_bytes
 from curation.video.smartcopy import SmartClip
 
 _SOUND_LEAD_IN_S = 1  # a decoder of sound needs some frames before its output is right
-
-
-def smart_copy_file(
-    source: Path | bytes,
-    probed: ProbedVideo,
-    span: FrameSpan,
-    *,
-    settings: EncoderSettings,
-    name: str,
-    with_audio: bool = True,
-    key_frames: Sequence[int] = (),
-) -> bytes:
-    """The frames of ``span`` as an mp4; nothing is decoded but what its head and tail need.
-
-    Args:
-        key_frames: frames of the source that become key frames if they are encoded.
-
-    Raises:
-        VideoError: UNREADABLE, DECODE_ERROR or ENCODE_ERROR.
-        ValueError: the source can't be copied; ``why_not_copyable`` says so before.
-    """
-    with _opened_part(source, probed, span, name=name) as part:
-        return part.clip(settings, with_audio=with_audio, key_frames=key_frames)
 
 
 def copy_window(mp4: bytes, *, start_frame: int, end_frame: int, settings: EncoderSettings, name: str) -> bytes:
@@ -72,9 +48,9 @@ def copy_window(mp4: bytes, *, start_frame: int, end_frame: int, settings: Encod
 
 @dataclass
 class _Part:
-    """An open source, and the packets that a part of it needs, from the last IDR at or before its start."""
+    """An open clip, and the packets that a part of it needs, from the last IDR at or before its start."""
 
-    source: Path | bytes
+    source: bytes
     probed: ProbedVideo
     span: FrameSpan
     name: str
@@ -88,7 +64,7 @@ class _Part:
         refs = [ref for ref, _ in self.packets]
         self.plan = plan_copy(refs, start_tick=self.start_tick, end_tick=self.end_tick)
 
-    def clip(self, settings: EncoderSettings, *, with_audio: bool = True, key_frames: Sequence[int] = ()) -> bytes:
+    def clip(self, settings: EncoderSettings) -> bytes:
         timeline, profile = self.probed.timeline, self.probed.profile
         clip = SmartClip(
             settings,
@@ -102,11 +78,10 @@ class _Part:
         )
         for ref, _ in self.packets:
             clip.add_packet(ref)
-        key_ticks = {timeline.tick(index) for index in key_frames}
         for frame in self._frames_to_encode():
             assert frame.pts is not None
-            clip.add_picture(frame, tick=frame.pts, is_key=frame.pts in key_ticks)
-        if with_audio and profile.audio_stream is not None:
+            clip.add_picture(frame, tick=frame.pts, is_key=False)
+        if profile.audio_stream is not None:
             clip.open_audio(rate=profile.audio_rate, layout=profile.audio_layout)
             for sound in self._heard():
                 clip.add_audio(sound)
@@ -163,7 +138,7 @@ def _sound_of(packet: AnyPacket) -> list[av.AudioFrame]:
 
 
 @contextmanager
-def _opened_part(source: Path | bytes, probed: ProbedVideo, span: FrameSpan, *, name: str) -> Iterator[_Part]:
+def _opened_part(source: bytes, probed: ProbedVideo, span: FrameSpan, *, name: str) -> Iterator[_Part]:
     """Open a source and read the packets around a span: after a seek, or from the start where no IDR is found so."""
     with ExitStack() as stack:
         try:
@@ -178,7 +153,7 @@ def _opened_part(source: Path | bytes, probed: ProbedVideo, span: FrameSpan, *, 
 
 def _read_part(
     container: av.container.InputContainer,
-    source: Path | bytes,
+    source: bytes,
     probed: ProbedVideo,
     span: FrameSpan,
     name: str,

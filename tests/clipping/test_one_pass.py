@@ -1,15 +1,18 @@
 """The detector and the transcoder in one decode give, byte for byte, what they give one after the other."""
 
 import hashlib
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from curation.clipping import one_pass
+from curation.clipping.clips import split_hash
 from curation.clipping.one_pass import OnePassStage
 from curation.clipping.reader import VideoReaderStage
 from curation.clipping.shot_model import ShotModel
@@ -18,6 +21,8 @@ from curation.clipping.transnetv2 import TransNetV2ClipExtractionStage
 from curation.model import Video, VideoTask
 from curation.pipeline import Pipeline, Stage
 from curation.preview.preview import PreviewStage
+from curation.video.decode import AnyPacket
+from curation.video.h264 import is_idr, length_prefixed_units
 from tests.footage import MEDIA, footage
 
 pytest.importorskip("torch", reason="the shot detector needs torch: pip install 'clipmill[models]'")
@@ -35,6 +40,7 @@ RULES = [
         {"min_length_s": 1.0, "crop_s": 0.2, "max_length_s": 1.5, "max_length_mode": "truncate"}, id="truncated"
     ),
     pytest.param({"min_length_s": 0.5, "crop_s": 0.1, "limit_clips": 2}, id="two clips at most"),
+    pytest.param({"min_length_s": 0.5, "crop_s": 0.5, "max_length_s": 1.7, "snap_to_idr": True}, id="snapped to IDRs"),
 ]
 
 
@@ -111,12 +117,48 @@ def test_one_decode_gives_what_two_give(name: str, rules: dict[str, Any], models
     assert together == outcome(Alone(Detector(models, **rules)), path)
 
 
-def test_packets_are_copied_alike_in_one_decode_and_in_two(models: Path) -> None:
+@pytest.mark.parametrize("snap_to_idr", [False, True], ids=["cropped", "snapped"])
+def test_packets_are_copied_alike_in_one_decode_and_in_two(models: Path, snap_to_idr: bool) -> None:
     rules: dict[str, Any] = {"min_length_s": 0.5, "crop_s": 0.1, "max_length_s": 2.0}
     path = SOURCES["bunny"]()
+    rules["snap_to_idr"] = snap_to_idr
     together = outcome(Detector(models, **rules), path, clip_encoding="smart-copy")
     assert {clip["notes"]["clip_encoding"] for clip in together} == {"smart-copy"}
     assert together == outcome(Alone(Detector(models, **rules)), path, clip_encoding="smart-copy")
+
+
+def test_a_clip_that_begins_at_the_idr_of_its_cut_is_copied_from_its_first_frame_on(models: Path) -> None:
+    path = MEDIA / "big_buck_bunny_1.mp4"  # cuts at 69, 179 and 254; IDRs at 0, 131 and 254
+    cropped, snapped = (
+        outcome(Detector(models, min_length_s=1.0, snap_to_idr=snaps), path, clip_encoding="smart-copy")
+        for snaps in (False, True)
+    )
+    assert num_encoded(snapped) < num_encoded(cropped)
+    assert all("snapped_to_idr" not in clip["notes"] for clip in cropped)
+    moved = [clip for clip in snapped if "snapped_to_idr" in clip["notes"]]
+    assert [clip["frames"].start for clip in moved] == [0, 254]
+    assert {clip["notes"]["snapped_to_idr"] for clip in moved} == {"begins 0.000 s after the cut"}
+    own = {bytes(packet) for packet in packets_of(path)}
+    for clip in moved:
+        first = packets_of(clip["mp4"])[0]
+        assert bytes(first) in own
+        assert is_idr(length_prefixed_units(bytes(first), length_bytes=4))
+
+
+def packets_of(video: Path | bytes) -> list[AnyPacket]:
+    with av.open(io.BytesIO(video) if isinstance(video, bytes) else video, "r") as container:
+        return [packet for packet in container.demux(container.streams.video[0]) if packet.size]
+
+
+def num_encoded(clips: list[dict[str, Any]]) -> int:
+    return sum(int(clip["notes"]["frames_encoded"].split()[0]) for clip in clips)
+
+
+def test_without_the_snap_ids_are_those_of_before_there_was_one(models: Path) -> None:
+    settings = {"threshold": 0.4, "min_length_s": 2.0, "max_length_s": 60.0, "max_length_mode": "stride", "crop_s": 0.5}
+    before = split_hash({"splitting_algorithm": "transnetv2", **settings})
+    assert TransNetV2ClipExtractionStage(models).settings_hash == before
+    assert TransNetV2ClipExtractionStage(models, snap_to_idr=True).settings_hash != before
 
 
 def test_a_line_too_short_to_wait_for_certainty_gives_the_same(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

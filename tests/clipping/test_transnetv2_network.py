@@ -13,7 +13,7 @@ pytest.importorskip("torch", reason="needs torch: install the extra 'models'")
 import torch
 
 from curation.clipping.shot_model import WEIGHTS_SHA256
-from curation.clipping.transnetv2_network import TransNetV2, load_transnetv2
+from curation.clipping.transnetv2_network import TransNetV2, fold_for_cpu, load_transnetv2
 from curation.clipping.transnetv2_windows import WindowedPredictor
 
 REFERENCE = Path(__file__).with_name("transnetv2_reference.npz")
@@ -32,20 +32,29 @@ def authors_probabilities(num_frames: int) -> NDArray[np.float32]:
 
 
 @cache
-def our_network(weights: Path) -> TransNetV2:
-    return load_transnetv2(weights, "cpu")
+def our_network(weights: Path, *, is_folded: bool) -> TransNetV2:
+    network = load_transnetv2(weights, "cpu")
+    return fold_for_cpu(network) if is_folded else network
 
 
 @cache
-def our_probabilities(weights: Path, num_frames: int) -> NDArray[np.float32]:
+def our_probabilities(weights: Path, num_frames: int, *, is_folded: bool) -> NDArray[np.float32]:
     """What we say about the first frames of the footage, float32, shape (num_frames,)."""
-    network = our_network(weights)
-    predictor = WindowedPredictor(lambda windows: network(torch.from_numpy(windows)).numpy(), batch_size=2)
+    network = our_network(weights, is_folded=is_folded)
+    predictor = WindowedPredictor(
+        lambda windows: network(torch.from_numpy(windows)).numpy(),
+    )
     for frame in real_frames()[:num_frames]:
         predictor.feed(frame)
     return predictor.finish()
 
 
+forms = pytest.mark.parametrize(
+    "is_folded", [pytest.param(False, id="as published, for a GPU"), pytest.param(True, id="folded, for a CPU")]
+)
+
+
+@forms
 @pytest.mark.parametrize(
     "num_frames",
     [
@@ -53,21 +62,25 @@ def our_probabilities(weights: Path, num_frames: int) -> NDArray[np.float32]:
         pytest.param(250, id="the frames fill the windows' middles"),
     ],
 )
-def test_probabilities_are_those_of_the_authors_code(transnetv2_weights: Path, num_frames: int) -> None:
-    difference = our_probabilities(transnetv2_weights, num_frames) - authors_probabilities(num_frames)
+def test_probabilities_are_those_of_the_authors_code(
+    transnetv2_weights: Path, num_frames: int, is_folded: bool
+) -> None:
+    ours = our_probabilities(transnetv2_weights, num_frames, is_folded=is_folded)
+    difference = ours - authors_probabilities(num_frames)
     assert np.abs(difference).max() <= 1e-4
 
 
 def test_the_last_frame_before_each_real_cut_is_a_peak(transnetv2_weights: Path) -> None:
-    probabilities = our_probabilities(transnetv2_weights, 250)
+    probabilities = our_probabilities(transnetv2_weights, 250, is_folded=True)
     before, here, after = probabilities[:-2], probabilities[1:-1], probabilities[2:]
     peaks = 1 + np.flatnonzero((here > 0.4) & (here > before) & (here >= after))
     first_frames_of_new_shots = [30, 76, 137, 187, 242]  # seen by eye in the footage
     assert (peaks + 1).tolist() == first_frames_of_new_shots
 
 
-def test_a_window_does_not_see_the_others_in_its_batch(transnetv2_weights: Path) -> None:
-    network = our_network(transnetv2_weights)
+@forms
+def test_a_window_does_not_see_the_others_in_its_batch(transnetv2_weights: Path, is_folded: bool) -> None:
+    network = our_network(transnetv2_weights, is_folded=is_folded)
     frames = torch.from_numpy(real_frames())
     windows = torch.stack([frames[:20], frames[20:40]])
     alone = torch.cat([network(window[None]) for window in windows])

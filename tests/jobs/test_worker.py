@@ -1,6 +1,7 @@
 """Workers are real processes here; what they leave is compared with what an undisturbed one leaves."""
 
 import json
+import os
 import random
 import signal
 import time
@@ -84,6 +85,69 @@ def test_a_worker_killed_at_any_moment_and_run_again_leaves_the_same_bytes(
     assert code == exits.DONE, log
     assert digests(tmp_path / "out") == undisturbed
     assert sorted(set(videos_of(run, "done"))) == sorted(ids_of(run))
+
+
+def children_of(pid: int) -> list[int]:
+    """Processes that a worker has started, as long as it is alive."""
+    found = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return [int(child) for each in found for child in each]
+
+
+def test_a_decode_child_that_somebody_kills_is_replaced_and_the_bytes_are_the_same(
+    tmp_path: Path, raw: Path, undisturbed: dict[str, str]
+) -> None:
+    run = planned(tmp_path, raw, worker={"videos_at_once": 1})
+    worker = start_worker(run)
+    killed: set[int] = set()
+    for num_done in range(3):
+        wait_for(lambda least=num_done: len(videos_of(run, "done")) >= least)  # type: ignore[misc]
+        wait_for(lambda: bool(set(children_of(worker.pid)) - killed))
+        (child,) = set(children_of(worker.pid)) - killed
+        os.kill(child, signal.SIGKILL)
+        killed.add(child)
+    log = worker.communicate(timeout=60)[1]
+    assert worker.returncode == exits.DONE, log
+    assert digests(tmp_path / "out") == undisturbed
+    assert sorted(videos_of(run, "done")) == sorted(ids_of(run))
+
+
+def test_a_killed_worker_leaves_no_decode_child_behind(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "v.mp4").write_bytes((MEDIA / "big_buck_bunny_1.mp4").read_bytes())
+    run = planned(tmp_path, raw, clips={"preset": "placebo", "crf": 1})  # takes minutes
+    worker = start_worker(run)
+    wait_for(lambda: bool(children_of(worker.pid)))
+    (child,) = children_of(worker.pid)
+    worker.kill()
+    worker.communicate(timeout=30)
+    wait_for(lambda: not Path(f"/proc/{child}").exists() or "(zombie)" in Path(f"/proc/{child}/status").read_text())
+
+
+def test_a_missing_mount_stops_the_worker_and_no_video_is_blamed(tmp_path: Path) -> None:
+    raw = make_videos(tmp_path / "raw", 2)
+    run = planned(tmp_path, raw)
+    raw.rename(tmp_path / "elsewhere")
+    code, log = work(run)
+    assert code == exits.FAILED
+    assert f"input_video_path {raw} is not there on " in log
+    assert not record_path(tmp_path, "v0.mp4").exists()
+    (tmp_path / "elsewhere").rename(raw)
+    code, log = work(run)
+    assert code == exits.DONE, log
+
+
+def test_a_worker_whose_videos_nearly_all_fail_gives_up_and_says_why(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for index in range(130):
+        (raw / f"{index:03}.mp4").write_bytes(b"not a video")
+    run = planned(tmp_path, raw, worker={"videos_at_once": 1})
+    code, log = work(run)
+    assert code == exits.FAILED
+    assert "100 of 100 videos failed, more than max_failure_rate 0.5 allows (100 unreadable, first: 0" in log
+    assert len(videos_of(run, "failed")) == 100
+    assert unfinished(run) == []  # the others can be tried again
 
 
 def test_usr2_lets_what_is_begun_finish_and_takes_no_more(

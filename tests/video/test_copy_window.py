@@ -11,8 +11,9 @@ from curation.errors import FailureReason, VideoError
 from curation.timeline import FrameSpan
 from curation.video.decode import AnyPacket
 from curation.video.encode import EncoderSettings
-from curation.video.probe import probe_bytes, probe_file
-from curation.video.smartcopy_files import copy_window, smart_copy_file
+from curation.video.probe import probe_bytes
+from curation.video.smartcopy_files import copy_window
+from tests.splitting import smart_copy
 from tests.synthetic import click_times_s, flash_is_on, frames_of, make_video, read_number
 
 SETTINGS = EncoderSettings("libx264", "superfast", 23)
@@ -21,11 +22,6 @@ SETTINGS = EncoderSettings("libx264", "superfast", 23)
 def packets_of(mp4: bytes) -> list[AnyPacket]:
     with av.open(io.BytesIO(mp4), "r") as container:
         return [packet for packet in container.demux(container.streams.video[0]) if packet.size]
-
-
-def clip_of(path: Path, span: FrameSpan, *, with_audio: bool = True) -> bytes:
-    probed = probe_file(path, name="source")
-    return smart_copy_file(path, probed, span, settings=SETTINGS, name="clip", with_audio=with_audio)
 
 
 # Sound
@@ -48,14 +44,14 @@ def flashes_of(mp4: bytes) -> list[float]:
 )
 def test_clicks_and_flashes_coincide(clicking: Path, span: FrameSpan) -> None:
     """The last span begins at an IDR and with a click."""
-    mp4 = clip_of(clicking, span)
+    mp4 = smart_copy(clicking, span)
     expected = [second - span.start / 30 for second in range(10) if span.start <= 30 * second < span.end]
     assert flashes_of(mp4) == pytest.approx(expected, abs=1e-3)
     assert click_times_s(mp4) == pytest.approx(expected, abs=5e-3)
 
 
 def test_sound_can_be_left_out(clicking: Path) -> None:
-    mp4 = clip_of(clicking, FrameSpan(3, 40), with_audio=False)
+    mp4 = smart_copy(clicking, FrameSpan(3, 40), keep_audio=False)
     assert probe_bytes(mp4, name="clip").metadata.audio_codec is None
 
 
@@ -65,7 +61,7 @@ def test_sound_can_be_left_out(clicking: Path) -> None:
 @pytest.fixture(scope="module")
 def clicking_clip(clicking: Path) -> bytes:
     """Frames 40 to 290: a head of 30, IDRs at 30, 100, 170 of the clip, a body, perhaps a tail."""
-    return clip_of(clicking, FrameSpan(40, 290))
+    return smart_copy(clicking, FrameSpan(40, 290))
 
 
 @pytest.mark.parametrize("window", [(0, 60), (10, 29), (30, 99), (61, 200), (170, 249)], ids=str)

@@ -20,8 +20,8 @@ from curation.video.encode import EncoderSettings
 from curation.video.h264 import is_idr, length_prefixed, length_prefixed_units, nal_type, parse_extradata
 from curation.video.probe import ProbedVideo, probe_file
 from curation.video.smartcopy import SmartClip
-from curation.video.smartcopy_files import smart_copy_file
 from tests.footage import MEDIA
+from tests.splitting import smart_copy
 from tests.synthetic import frames_of, make_video, read_number
 
 NUM_FRAMES = 200
@@ -107,8 +107,8 @@ class Source:
         samples, ticks = [ref.sample for ref in refs], [ref.tick for ref in refs]
         return cls(path, structure, probe_file(path, name="source"), samples, ticks, luma_of(path))
 
-    def clip(self, span: FrameSpan, **options: Any) -> bytes:
-        return smart_copy_file(self.path, self.probed, span, settings=SETTINGS, name="clip", **options)
+    def clip(self, span: FrameSpan, **settings: Any) -> bytes:
+        return smart_copy(self.path, span, **settings)
 
 
 @dataclass(frozen=True)
@@ -280,7 +280,7 @@ def streamed(source: Source, span: FrameSpan, *, knows_end: bool) -> tuple[bytes
             source.probed.profile,
             reader.sets,
             time_base=timeline.time_base,
-            rate=len(span) / (timeline.boundary(span.end) - timeline.boundary(span.start)),
+            rate=timeline.average_rate,
             start_tick=timeline.tick(span.start),
             end_tick=timeline.tick(span.end) if knows_end else None,
             name="streamed",
@@ -291,7 +291,7 @@ def streamed(source: Source, span: FrameSpan, *, knows_end: bool) -> tuple[bytes
                 clip.add_packet(ref)
             for frame in packet.decode():
                 if frame.pts is not None and timeline.tick(span.start) <= frame.pts < timeline.tick(span.end):
-                    clip.add_picture(frame, tick=frame.pts, is_key=False)
+                    clip.add_picture(frame, tick=frame.pts, is_key=frame.pts == timeline.tick(span.start))
     clip.end_at(timeline.tick(span.end))
     return clip.finish(), clip
 
@@ -371,7 +371,7 @@ def test_frames_that_an_edit_list_hides_are_decoded_and_not_shown(tmp_path: Path
     probed = probe_file(path, name="hidden")
     assert probed.timeline.num_frames == 70
     assert [ref.is_copyable for ref in refs_of(path)] == [False] * 20 + [True] * 70
-    mp4 = smart_copy_file(path, probed, span, settings=SETTINGS, name="clip")
+    mp4 = smart_copy(path, span)
     assert [read_number(rgb) for _, rgb in frames_of(mp4)] == [20 + k for k in range(span.start, span.end)]
 
 
@@ -389,19 +389,13 @@ def test_frames_that_other_parameter_sets_describe_are_encoded(tmp_path: Path, s
     assert [known or not copied for known, copied in zip(described, cut.is_copied(), strict=True)] == [True] * len(span)
 
 
-def test_a_source_that_can_not_be_copied_is_refused_with_the_reason(tmp_path: Path) -> None:
-    path = make_video(tmp_path / "v.mp4", num_frames=10, width=96, height=64, rotation_degrees=180)
-    with pytest.raises(ValueError, match="clip: its video must be turned by 180 degrees"):
-        smart_copy_file(path, probe_file(path, name="v"), FrameSpan(0, 5), settings=SETTINGS, name="clip")
-
-
-def test_wanted_key_frames_are_key_frames_where_frames_are_encoded(tmp_path: Path) -> None:
+def test_windows_begin_with_key_frames_where_frames_are_encoded(tmp_path: Path) -> None:
     options = gop(60, bframes=0, more=":scenecut=0")
     source = Source.of(
         make_video(tmp_path / "v.mp4", num_frames=100, width=96, height=64, options=options), STRUCTURES["no B-frames"]
     )
-    packets = packets_of(source.clip(FrameSpan(10, 100), key_frames=[30, 45, 80]))
-    assert [10 + index for index, packet in enumerate(packets) if packet.is_keyframe] == [10, 30, 45, 60]
+    packets = packets_of(source.clip(FrameSpan(10, 100), window_size=20, remainder_threshold=20))
+    assert [10 + index for index, packet in enumerate(packets) if packet.is_keyframe] == [10, 30, 50, 60]
 
 
 # Real footage
@@ -422,8 +416,7 @@ def test_of_real_footage_each_frame_is_nearer_to_its_own_than_to_those_that_look
     bunny: list[NDArray[np.int_]], span: FrameSpan
 ) -> None:
     path = MEDIA / "big_buck_bunny_1.mp4"
-    mp4 = smart_copy_file(path, probe_file(path, name="bunny"), span, settings=SETTINGS, name="clip")
-    mine = luma_of(mp4)
+    mine = luma_of(smart_copy(path, span))
     assert len(mine) == len(span)
     for index in (0, 1, len(span) // 2, len(span) - 2, len(span) - 1):
         own, shown = bunny[span.start + index], mine[index][::4, ::4].astype(int)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from curation.errors import FailureReason, StopRunError, StorageError, VideoError
+from curation.errors import Failure, FailureReason, StopRunError, StorageError, VideoError
 from curation.model import Video, VideoTask
-from curation.pipeline import ByteBoundedQueue, Pipeline, Stage
+from curation.pipeline import BatchStage, ByteBoundedQueue, FailureBudgetError, Pipeline, Stage, apply_batch
 from curation.video.frames import FrameRequest
 
 STARTUP_S = 0.3  # how long a thread that must not go on is watched
@@ -277,3 +277,104 @@ def test_an_error_in_one_of_several_workers_stops_them_all() -> None:
 
     with pytest.raises(StorageError, match="the disk is full"):
         Pipeline("p").add_stage(Refusing()).run(tasks(1000))
+
+
+class Batching(BatchStage):
+    """Refuses the videos with these ids, and every batch that holds one of them."""
+
+    name = "batching"
+    batch_size = 4
+
+    def __init__(self, *refused: str, error: type[Exception] = ValueError) -> None:
+        self._refused, self._error = refused, error
+        self.batches: list[list[str]] = []
+
+    def process_batch(self, tasks: Sequence[VideoTask]) -> Sequence[VideoTask]:
+        self.batches.append(ids(tasks))
+        for each in tasks:
+            if each.data.id in self._refused:
+                raise self._error(f"{each.data.id} is refused")
+        return [*reversed(tasks)]  # in any order
+
+
+def test_a_batch_is_what_is_there_up_to_its_size_and_nobody_waits_for_more() -> None:
+    batching = Batching()
+    with_room = ByteBoundedQueue(10**6, threading.Event(), max_tasks=10)
+    for each in tasks(6):
+        with_room.put(each)
+    assert ids(with_room.get_present(4)) == ["v0", "v1", "v2", "v3"]
+    with_room.put(None)
+    assert ids(with_room.get_present(4)) == ["v4", "v5"]
+    assert with_room.get() is None
+    found = Pipeline("p").add_stage(Applying()).add_stage(batching).run(tasks(50))
+    assert sorted(ids(found)) == sorted(ids(tasks(50)))
+    assert sorted(name for batch in batching.batches for name in batch) == sorted(ids(tasks(50)))
+    assert max(len(batch) for batch in batching.batches) <= 4
+
+
+@pytest.mark.parametrize("error", [ValueError, MemoryError])
+def test_a_failing_batch_is_tried_again_one_by_one_and_only_the_task_at_fault_fails(error: type[Exception]) -> None:
+    batching = Batching("v1", error=error)
+    found = list(apply_batch(batching, list(tasks(4))))
+    assert batching.batches == [["v0", "v1", "v2", "v3"], ["v0"], ["v1"], ["v2"], ["v3"]]
+    expected = FailureReason.INTERNAL if error is ValueError else FailureReason.MEMORY
+    assert {each.data.id: each.data.failure and each.data.failure.reason for each in found} == {
+        "v0": None,
+        "v1": expected,
+        "v2": None,
+        "v3": None,
+    }
+
+
+def test_failed_videos_pass_a_batch_by() -> None:
+    given = list(tasks(3))
+    given[1].data.failure = Failure(FailureReason.NO_FRAMES, "v1: none")
+    batching = Batching()
+    found = list(apply_batch(batching, given))
+    assert sorted(ids(found)) == ["v0", "v1", "v2"]
+    assert batching.batches == [["v0", "v2"]]
+
+
+def test_a_batch_does_not_hide_that_nothing_can_be_processed() -> None:
+    with pytest.raises(StorageError):
+        list(apply_batch(Batching("v1", error=StorageError), list(tasks(3))))
+
+
+class Finishing(Stage):
+    """Fails the videos with these numbers; the others end in their second chunk."""
+
+    name = "finishing"
+
+    def __init__(self, failing: Callable[[int], bool]) -> None:
+        self._failing = failing
+
+    def process(self, task: VideoTask) -> Iterable[VideoTask]:
+        yield VideoTask(task.task_id, "test", Video(Path(task.data.id)))
+        if self._failing(int(task.data.id[1:])):
+            raise VideoError(FailureReason.NOT_FOUND, f"{task.data.id}: no such file")
+        last = Video(Path(task.data.id), clip_chunk_index=1, num_clip_chunks=2)
+        yield VideoTask(task.task_id, "test", last)
+
+
+def test_a_hopeless_run_is_stopped_after_a_hundred_videos_and_says_why() -> None:
+    pipeline = Pipeline("p", max_failure_rate=0.3).add_stage(Finishing(lambda number: number % 3 == 0))
+    left: list[VideoTask] = []
+    with pytest.raises(FailureBudgetError) as caught:
+        left.extend(pipeline.stream(tasks(1000)))
+    assert str(caught.value) == (
+        "34 of 100 videos failed, more than max_failure_rate 0.3 allows (34 not_found, first: v0: no such file)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rate", "num_videos"),
+    [
+        pytest.param(0.5, 300, id="half of them may fail, and half do"),
+        pytest.param(None, 300, id="no budget"),
+        pytest.param(0.1, 99, id="too few to judge"),
+    ],
+)
+def test_within_the_budget_nothing_is_stopped(rate: float | None, num_videos: int) -> None:
+    pipeline = Pipeline("p", max_failure_rate=rate).add_stage(Finishing(lambda number: number % 2 == 1))
+    found = pipeline.run(tasks(num_videos))
+    assert sum(each.data.failure is not None for each in found) == num_videos // 2

@@ -1,0 +1,16 @@
+"""Stages joined by bounded queues, and the sandbox in which those run that read other people's files."""
+
+from curation.pipeline.executor import FailureBudgetError, Pipeline, StageTimes
+from curation.pipeline.queues import ByteBoundedQueue
+from curation.pipeline.stage import BatchStage, Stage, apply_batch, apply_stage
+
+__all__ = [
+    "BatchStage",
+    "ByteBoundedQueue",
+    "FailureBudgetError",
+    "Pipeline",
+    "Stage",
+    "StageTimes",
+    "apply_batch",
+    "apply_stage",
+]

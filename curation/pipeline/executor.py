@@ -1,0 +1,262 @@
+"""Stages joined by bounded queues: while one video is decoded, another is written. The only threads of the library."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from curation.errors import Failure, StopRunError
+from curation.model import VideoTask
+from curation.pipeline.queues import MAX_QUEUED_TASKS, ByteBoundedQueue
+from curation.pipeline.stage import BatchStage, Stage, apply_batch, apply_stage
+
+_JUDGED_AFTER_VIDEOS = 100
+
+
+@dataclass
+class StageTimes:
+    """Where the seconds of a stage's threads went: working, waiting for tasks, waiting for room behind it."""
+
+    busy_s: float = 0.0
+    starved_s: float = 0.0
+    blocked_s: float = 0.0
+
+
+class FailureBudgetError(StopRunError):
+    """So many videos failed that the cause is not likely to be theirs."""
+
+
+class Sandbox(Protocol):
+    """Keeps what can go wrong in C away from the worker's process."""
+
+    def around(self, stages: Sequence[Stage], spent: "dict[str, StageTimes]") -> Stage:
+        """One stage that runs these in processes of their own, and adds their seconds to ``spent``."""
+
+
+class Pipeline:
+    """Stages in order, each in threads of its own.
+
+    >>> Pipeline("previews").add_stage(PreviewStage()).run(tasks)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        name: str,
+        description: str = "",
+        *,
+        max_queue_bytes: int = 256 * 2**20,
+        max_failure_rate: float | None = None,
+        sandbox: Sandbox | None = None,
+    ) -> None:
+        """Configure the run.
+
+        Args:
+            max_queue_bytes: what the tasks in one queue may hold together.
+            max_failure_rate: the run stops when more than this share of the videos failed, from 100 videos on.
+            sandbox: runs the first stages, as far as they are ``in_child``; None runs them in threads, as the others.
+        """
+        self.name = name
+        self.description = description
+        self.stages: list[Stage] = []
+        self.times: dict[str, StageTimes] = {}  # by stage, of the last run
+        self._max_queue_bytes = max_queue_bytes
+        self._max_failure_rate = max_failure_rate
+        self._sandbox = sandbox
+
+    def add_stage(self, stage: Stage) -> "Pipeline":
+        """Append a stage; gives the pipeline back so that calls can be chained."""
+        self.stages.append(stage)
+        return self
+
+    def run(self, tasks: Iterable[VideoTask] | None = None) -> list[VideoTask]:
+        """Run all tasks to the end and give what comes out, failures included, in order of completion."""
+        return list(self.stream(tasks or []))
+
+    def stream(self, tasks: Iterable[VideoTask]) -> Iterator[VideoTask]:
+        """Run tasks and give each as it leaves the last stage. Tasks are taken from ``tasks`` only as room allows.
+
+        Raises:
+            StopRunError: a stage could not read or write, for example, or too many videos failed; what had left the
+                pipeline before stays valid.
+        """
+        self.times = {}
+        stages = self._stages_to_run()
+        stop = threading.Event()
+        errors: list[BaseException] = []
+        queues = [ByteBoundedQueue(self._max_queue_bytes, stop, max_tasks=_room_before(stage)) for stage in stages]
+        queues.append(ByteBoundedQueue(self._max_queue_bytes, stop))
+        feeder = threading.Thread(target=_guarded, args=(_feed, errors, stop, tasks, queues[0]), name="feed")
+        runs = [
+            _StageRun(stage, source, into, self.times.setdefault(stage.name, StageTimes()))
+            for stage, source, into in zip(stages, queues, queues[1:], strict=False)
+        ]
+        workers = [
+            threading.Thread(target=_guarded, args=(run.work, errors, stop), name=run.stage.name)
+            for run in runs
+            for _ in range(run.stage.num_workers)
+        ]
+        for thread in (feeder, *workers):
+            thread.daemon = True
+            thread.start()
+        try:
+            yield from self._within_budget(queues[-1])
+        finally:
+            stop.set()
+            for stage in stages:
+                stage.close()
+            for thread in workers:  # the feeder may be waiting inside the caller's iterator
+                thread.join()
+        if errors:
+            raise errors[0]
+
+    def _stages_to_run(self) -> list[Stage]:
+        """The stages, joined where that saves work, each told what it needs to know of the others."""
+        stages = _joined(self.stages)
+        _share_frame_requests(stages)
+        num_in_child = next((k for k, stage in enumerate(stages) if not stage.in_child), len(stages))
+        if self._sandbox is None or num_in_child == 0:
+            return stages
+        return [self._sandbox.around(stages[:num_in_child], self.times), *stages[num_in_child:]]
+
+    def _within_budget(self, outlet: ByteBoundedQueue) -> Iterator[VideoTask]:
+        num_videos, failures = 0, _Failures()
+        while (task := outlet.get()) is not None:
+            failure = task.data.failure
+            num_videos += failure is not None or task.data.num_clip_chunks > 0  # its last task
+            if failure is not None:
+                failures.count(failure)
+            yield task
+            rate = failures.num_videos / num_videos if num_videos else 0.0
+            if (
+                self._max_failure_rate is not None
+                and num_videos >= _JUDGED_AFTER_VIDEOS
+                and rate > self._max_failure_rate
+            ):
+                raise FailureBudgetError(failures.message(num_videos, limit=self._max_failure_rate))
+
+
+class _Failures:
+    """The failures of a run, by reason, and the first of each."""
+
+    def __init__(self) -> None:
+        self._reasons: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
+
+    @property
+    def num_videos(self) -> int:
+        return self._reasons.total()
+
+    def count(self, failure: Failure) -> None:
+        self._reasons[str(failure.reason)] += 1
+        self._first.setdefault(str(failure.reason), failure.message)
+
+    def message(self, num_videos: int, *, limit: float) -> str:
+        reasons = "; ".join(
+            f"{count} {reason}, first: {self._first[reason]}" for reason, count in self._reasons.items()
+        )
+        return (
+            f"{self.num_videos} of {num_videos} videos failed, more than max_failure_rate {limit:g} allows ({reasons})"
+        )
+
+
+def _room_before(stage: Stage) -> int:
+    return max(MAX_QUEUED_TASKS, stage.batch_size if isinstance(stage, BatchStage) else 1)
+
+
+def _joined(stages: Sequence[Stage]) -> list[Stage]:
+    """The stages with neighbours joined where that saves work."""
+    joined: list[Stage] = []
+    for stage in stages:
+        together = joined[-1].joined(stage) if joined else None
+        joined = [*joined[:-1], together] if together is not None else [*joined, stage]
+    return joined
+
+
+def _share_frame_requests(stages: Sequence[Stage]) -> None:
+    requests = [request for stage in stages for request in stage.frame_requests()]
+    for stage in stages:
+        if stage.serves_frames:
+            stage.request_frames(requests)
+
+
+def _guarded(work: Callable[..., None], errors: list[BaseException], stop: threading.Event, *args: object) -> None:
+    """Run a thread's work; what it raises stops all the others and is raised again by the pipeline."""
+    try:
+        work(*args)
+    except BaseException as error:  # noqa: BLE001  (a thread's last line: raised again in the caller's thread)
+        errors.append(error)
+        stop.set()
+
+
+def _feed(tasks: Iterable[VideoTask], into: ByteBoundedQueue) -> None:
+    for task in tasks:
+        if not into.put(task):
+            return
+    into.put(None)
+
+
+class _StageRun:
+    """A stage at work: its threads take from one queue and put into the next."""
+
+    def __init__(self, stage: Stage, source: ByteBoundedQueue, into: ByteBoundedQueue, times: StageTimes) -> None:
+        self.stage = stage
+        self._source, self._into, self._times = source, into, times
+        self._lock = threading.Lock()
+        self._is_set_up = False
+        self._num_at_work = stage.num_workers
+
+    def work(self) -> None:
+        """What each thread does."""
+        spent, clock = StageTimes(), _Clock()
+        with self._lock:  # one sets up, the others wait
+            if not self._is_set_up:
+                self.stage.setup()
+                self._is_set_up = True
+        spent.busy_s += clock.lap_s()
+        while (task := self._source.get()) is not None:
+            results = self._results(task)
+            spent.starved_s += clock.lap_s()
+            if not self._hand_on(results, spent, clock):
+                return
+        self._source.put(None)  # for the threads beside this one
+        self._leave(spent)
+
+    def _results(self, task: VideoTask) -> Iterator[VideoTask]:
+        if not isinstance(self.stage, BatchStage):
+            return apply_stage(self.stage, task)
+        return apply_batch(self.stage, [task, *self._source.get_present(self.stage.batch_size - 1)])
+
+    def _hand_on(self, results: Iterator[VideoTask], spent: StageTimes, clock: "_Clock") -> bool:
+        """Hand on what becomes of tasks; False when the pipeline was stopped."""
+        for result in results:
+            spent.busy_s += clock.lap_s()
+            has_room = self._into.put(result)
+            spent.blocked_s += clock.lap_s()
+            if not has_room:
+                return False
+        spent.busy_s += clock.lap_s()
+        return True
+
+    def _leave(self, spent: StageTimes) -> None:
+        with self._lock:
+            self._times.busy_s += spent.busy_s
+            self._times.starved_s += spent.starved_s
+            self._times.blocked_s += spent.blocked_s
+            self._num_at_work -= 1
+            is_last = self._num_at_work == 0
+        if is_last:
+            self._into.put(None)
+
+
+class _Clock:
+    """Seconds since the last look."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def lap_s(self) -> float:
+        now = time.monotonic()
+        lap, self._last = now - self._last, now
+        return lap
