@@ -213,6 +213,14 @@ class HdrSignal:
 
 
 @dataclass(frozen=True, slots=True)
+class PictureShape:
+    """Width and height of decoded pictures, and the aspect of their pixels."""
+
+    coded_size: tuple[int, int]
+    pixel_aspect: Fraction
+
+
+@dataclass(frozen=True, slots=True)
 class SourceProfile:
     """How a source must be read: which stream, and what makes its pictures upright with square pixels.
 
@@ -231,6 +239,7 @@ class SourceProfile:
             unknown; those of BT.709 where pictures are tone-mapped.
         interlaced: whether its first frame is; frames that are made progressive are told by their own flags.
         hdr: None for SDR, whose numbers are passed on as they are.
+        later_shapes: of the pictures from each of the timeline's ``size_changes`` on; sizes above are of the first.
     """
 
     video_stream: int
@@ -246,6 +255,7 @@ class SourceProfile:
     colours: tuple[int, int, int]
     interlaced: bool
     hdr: HdrSignal | None
+    later_shapes: tuple[PictureShape, ...] = ()
 
 
 @dataclass
@@ -315,8 +325,9 @@ class Video:
     def get_major_size(self) -> int:
         """Bytes held by the video and its clips."""
         clips = [*self.clips, *self.filtered_clips]
-        ticks = self.timeline.ticks if self.timeline is not None else None
-        return _bytes_held(self.source_bytes, self.frame_array, ticks) + sum(c.get_major_size() for c in clips)
+        line = self.timeline
+        times = [line.ticks, line.idr_frames, line.size_changes] if line is not None else []
+        return _bytes_held(self.source_bytes, self.frame_array, times) + sum(c.get_major_size() for c in clips)
 
     def has_metadata(self) -> bool:
         """Whether the fields that every video has are known; a video may have no audio codec."""

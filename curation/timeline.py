@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -40,6 +41,8 @@ class FrameTimeline:
         end_tick: when the last frame stops being shown.
         idr_frames: int64, rising indices of the frames at which an H.264 stream begins anew: no frame from there on
             refers to one before, nor is shown before it. Empty for other codecs, and where the packets do not tell.
+        size_changes: int64, rising indices above 0 of the frames from which on pictures have another size, or pixels of
+            another shape, as far as the packets tell. No clip goes across one.
 
     Zero is the first presented frame: a container's own offset does not count.
     """
@@ -48,6 +51,7 @@ class FrameTimeline:
     time_base: Fraction
     end_tick: int
     idr_frames: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    size_changes: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def __post_init__(self) -> None:
         if len(self.ticks) == 0:
@@ -119,13 +123,15 @@ def fixed_stride_clips(
 ) -> list[FrameSpan]:
     """Cut ``within`` every ``clip_stride_s`` seconds into clips of ``clip_len_s``; the last may be shorter.
 
+    A clip across a change of size becomes one on either side; the stride goes on as if there were none.
     With stride = length and no minimum the clips cover each frame exactly once.
 
     Raises:
         ValueError: a length or the stride is not positive.
 
     Source:
-        docs/rules.md, Splitting: spans ``[t, min(t + len, duration))``, a shorter one than the minimum is left out.
+        docs/rules.md, Splitting: spans ``[t, min(t + len, duration))``, cut where pictures change their size; what is
+        then shorter than the minimum is left out.
     """
     if clip_len_s <= 0 or clip_stride_s <= 0:
         raise ValueError(f"clip_len_s and clip_stride_s must be positive, got {clip_len_s} and {clip_stride_s}")
@@ -134,12 +140,20 @@ def fixed_stride_clips(
     clips = []
     start = origin
     while start < stop:
-        end = min(start + length, stop)
-        span = frames_between(timeline, start, end)
-        if span is not None and end - start >= minimum:
-            clips.append(span)
+        for begins, ends in _pieces_of_one_size(timeline, start, min(start + length, stop)):
+            span = frames_between(timeline, begins, ends)
+            if span is not None and ends - begins >= minimum:
+                clips.append(span)
         start += stride
     return clips
+
+
+def _pieces_of_one_size(timeline: FrameTimeline, start: Fraction, end: Fraction) -> list[tuple[Fraction, Fraction]]:
+    """Seconds ``start <= t < end``, cut at the changes of size within."""
+    first, stop = (timeline.first_frame_at_or_after(seconds) for seconds in (start, end))
+    low, high = np.searchsorted(timeline.size_changes, [first, stop])
+    inside = [timeline.boundary(int(frame)) for frame in timeline.size_changes[low:high]]
+    return list(pairwise([start, *inside, end]))
 
 
 def clips_from_shots(

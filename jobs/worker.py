@@ -19,6 +19,7 @@ from curation import layout
 from curation.documents import to_json
 from curation.errors import Failure, FailureReason
 from curation.model import ClipStats, Video, VideoTask
+from curation.pipeline.allocator import give_back_large_blocks
 from curation.storage import Storage, storage_for
 from curation.video.encode import choose_encoder
 from curation.writing.records import record_document
@@ -206,6 +207,7 @@ def to_video(entry: ManifestVideo) -> Video:
 def run_shard(run_dir: str, shard: int, attempt: int) -> int:
     """Process one shard of a run; gives the exit code: 0 done, 1 failed, 3 stopped before its end."""
     configure_logging()
+    give_back_large_blocks(2**18)
     run = RunDir(Path(run_dir))
     config = run.load_config()
     num_videos = _share_cores(config)

@@ -29,6 +29,8 @@ from tests.nasty_laws import (
     is_tagged,
     is_turned,
     reads,
+    runs,
+    shown_in,
     shows,
     shows_beginning,
     spans_of,
@@ -315,11 +317,17 @@ def size_changes(folder: Path) -> Path:
     return joined_streams(folder, [{"options": CLOSED_GOPS}, {"options": CLOSED_GOPS, "width": 192, "height": 128}])
 
 
+def all_numbers(outcome: Outcome) -> str:
+    return runs([each.number for clip in outcome.clips for each in shown_in(clip)])
+
+
 CHANGE_ROWS = [
-    Row("size changes at 1 s in a clip, which keeps that of the first frame, ts", size_changes, [
-        shows(60), has_size("96x64")
+    Row("size changes at 1 s, ts", size_changes, [
+        has_spans([(0, 21), (21, 30), (30, 42), (42, 60)]), has_size("96x64 and 192x128"), reads("0-59", all_numbers)
     ]),
-    Row("size changes at 1 s, smart copy", size_changes, [shows(60), has_size("96x64")], SMART_COPY),
+    Row("size changes at 1 s, smart copy", size_changes, [
+        has_spans([(0, 21), (21, 30), (30, 42), (42, 60)]), has_size("96x64 and 192x128"), reads("0-59", all_numbers)
+    ], SMART_COPY),
     Row("8 bits become 10, ts", lambda folder: joined_streams(folder, [{}, {"pix_fmt": "yuv420p10le"}]), [
         shows(60), is_tagged(2, 2, 2)
     ]),

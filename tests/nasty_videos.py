@@ -110,18 +110,18 @@ def _with_chapters(contents: bytes, *, track: int, chapters: int) -> bytes:
 # Changes in the middle
 
 
-def joined_streams(folder: Path, parts: Sequence[dict[str, object]]) -> Path:
-    """Transport streams of 30 frames, one after the other, each made with its own settings; numbers go on."""
-    path = folder / "v.ts"
+def joined_streams(folder: Path, parts: Sequence[dict[str, object]], *, suffix: str = ".ts") -> Path:
+    """Streams of 30 frames, one after the other, each made with its own settings; numbers go on."""
+    path = folder / f"v{suffix}"
     with av.open(path, "w") as target:
         stream = None
         for index, settings in enumerate(parts):
-            part = small(folder, f"part{index}.ts", **{"num_frames": 30, "first_number": 30 * index, **settings})
+            part = small(folder, f"part{index}{suffix}", **{"num_frames": 30, "first_number": 30 * index, **settings})
             with av.open(part) as source:
                 video = source.streams.video[0]
                 stream = stream or target.add_stream_from_template(video)
                 packets = [each for each in source.demux(video) if each.pts is not None and each.dts is not None]
-                shift = 90_000 * (index + 1) - min(each.pts or 0 for each in packets)
+                shift = int((index + 1) / (video.time_base or 1)) - min(each.pts or 0 for each in packets)
                 for packet in packets:
                     packet.pts, packet.dts = (packet.pts or 0) + shift, (packet.dts or 0) + shift
                     packet.stream = stream

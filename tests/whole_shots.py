@@ -1,7 +1,7 @@
 """Shots of a whole sequence at once, the plain way: what the tracker must find while the frames still come."""
 
 from collections.abc import Sequence
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,48 @@ def shots_from_transitions(probabilities: NDArray[np.float32], *, threshold: flo
     if start < num_frames:
         shots.append(FrameSpan(start, num_frames))
     return shots or [FrameSpan(0, num_frames)]
+
+
+def shots_between_cuts(
+    is_looked_at: Sequence[bool],
+    change: Sequence[float],
+    probabilities: Sequence[float],
+    *,
+    threshold: float,
+    forced_cuts: Sequence[int] = (),
+) -> list[FrameSpan]:
+    """Shots of a sequence in which forced cuts begin shots, too.
+
+    The parts between them are sequences of their own, in which marked frames next to a forced cut are not marked.
+
+    Args:
+        is_looked_at: of each frame, the first is.
+        probabilities: of the frames that were looked at.
+        forced_cuts: frames, rising.
+    """
+    given = iter(probabilities)
+    of_frame = [next(given) if is_looked else None for is_looked in is_looked_at]
+    bounds = [0, *forced_cuts, len(is_looked_at)]
+    shots = []
+    for start, end in pairwise(bounds):
+        looked_at = [frame for frame in range(start, end) if of_frame[frame] is not None]
+        values = [of_frame[frame] or 0.0 for frame in looked_at]
+        if start in forced_cuts:
+            values = unmarked_start(values, threshold=threshold)
+        if end in forced_cuts:
+            values = unmarked_start(values[::-1], threshold=threshold)[::-1]
+        found = shots_from_transitions(np.array(values, np.float32), threshold=threshold)
+        places = np.array(looked_at, np.int64) - start
+        mapped = map_shots(found, places, np.array(change[start:end], np.float32)) or [FrameSpan(0, end - start)]
+        first = FrameSpan(0 if start in forced_cuts else mapped[0].start, mapped[0].end)
+        shots += [FrameSpan(start + shot.start, start + shot.end) for shot in [first, *mapped[1:]]]
+    return shots
+
+
+def unmarked_start(values: Sequence[float], *, threshold: float) -> list[float]:
+    """The same without the marks before the first frame that has none."""
+    count = next((place for place, value in enumerate(values) if value <= threshold), len(values))
+    return [0.0] * count + list(values[count:])
 
 
 def map_shots(shots: Sequence[FrameSpan], looked_at: NDArray[np.int64], change: NDArray[np.float32]) -> list[FrameSpan]:

@@ -18,6 +18,7 @@ from curation.video.decode import AnyPacket, PictureNormalizer
 from curation.video.encode import ClipEncoder, EncoderSettings, sound_end_s
 from curation.video.frames import ClipSampler, FrameRequest, planned_frames
 from curation.video.h264 import ParameterSets
+from curation.video.profile import profile_at
 from curation.video.smartcopy import SmartClip
 from curation.video.source import profile_needed, timeline_needed
 
@@ -58,17 +59,30 @@ class OpenClip:
     """A clip that has begun; its end may not be known yet."""
 
     def __init__(
-        self, recipe: ClipRecipe, video: Video, span: FrameSpan, *, is_end_known: bool, packets: "Packets"
+        self,
+        recipe: ClipRecipe,
+        video: Video,
+        span: FrameSpan,
+        *,
+        is_end_known: bool,
+        packets: "Packets",
+        normalize: PictureNormalizer,
     ) -> None:
-        """Begin at ``span.start``; ``span.end`` is the clip's end, or the furthest that it may be."""
+        """Begin at ``span.start``; ``span.end`` is the clip's end, or the furthest that it may be.
+
+        Args:
+            normalize: makes pictures of the clip's size.
+        """
         self._recipe = recipe
+        self.normalize = normalize
         self._timeline = timeline = timeline_needed(video)
         self.start = span.start
         self.end = span.end if is_end_known else None
         self._error: VideoError | None = None
+        self._num_scaled = 0
         self._name = f"{video.id} clip from frame {span.start}"
         self._why_encoded = packets.why_not_copyable
-        self.encoder = self._encoder(video, packets)
+        self.encoder = self._encoder(packets)
         self._sampler = ClipSampler(
             recipe.requests,
             times_s=timeline.clip_times_s(span),
@@ -76,8 +90,8 @@ class OpenClip:
             windows=recipe.possible_windows(len(span)),
         )
 
-    def _encoder(self, video: Video, packets: "Packets") -> ClipEncoder | SmartClip:
-        timeline, profile = self._timeline, profile_needed(video)
+    def _encoder(self, packets: "Packets") -> ClipEncoder | SmartClip:
+        timeline, profile = self._timeline, self.normalize.profile
         encoder: ClipEncoder | SmartClip
         where: dict[str, Any] = {
             "time_base": timeline.time_base,
@@ -100,11 +114,16 @@ class OpenClip:
         self.end = end
         self.encoder.end_at(self._timeline.tick(end))
 
-    def add_picture(self, index: int, frame: av.VideoFrame) -> None:
-        """Take frame ``index`` of the source, an upright picture. What the encoder refuses costs this clip alone."""
+    def add_picture(self, index: int, frame: av.VideoFrame, *, is_scaled: bool) -> None:
+        """Take frame ``index`` of the source, an upright picture. What the encoder refuses costs this clip alone.
+
+        Args:
+            is_scaled: the frame came in another size than the clip's first.
+        """
         if self._error is not None:
             return
         inside = index - self.start
+        self._num_scaled += is_scaled
         try:
             is_key = inside % self._recipe.window_size == 0  # each window starts with one
             self.encoder.add_picture(frame, tick=self._timeline.tick(index), is_key=is_key)
@@ -139,7 +158,10 @@ class OpenClip:
         return clip
 
     def _note_encoding(self, clip: Clip) -> None:
-        """Say how much of a clip was copied, or why nothing was."""
+        """Say how much of a clip was copied, or why nothing was, and what was scaled."""
+        if self._num_scaled:
+            width, height = self.normalize.profile.coded_size
+            clip.notes["frames_scaled"] = f"{self._num_scaled} of another size than the first, {width}x{height}"
         if isinstance(self.encoder, SmartClip):
             clip.notes["clip_encoding"] = "smart-copy"
             clip.notes["frames_encoded"] = f"{self.encoder.num_encoded} of {self.encoder.num_frames}"
@@ -257,12 +279,11 @@ class Cutter:
             self._sound.hear(frame, [opened for _, opened in self._open])
             return []
         assert frame.pts is not None
-        index = self._come_to(frame.pts)
+        index = self._come_to(frame.pts, frame)
         showing = [opened for _, opened in self._open if opened.end is not None and index < opened.end]
-        if showing:
-            picture = self._normalize(frame)
-            for opened in showing:
-                opened.add_picture(index, picture)
+        pictures = {normalize: normalize(frame) for normalize in {opened.normalize for opened in showing}}
+        for opened in showing:
+            opened.add_picture(index, pictures[opened.normalize], is_scaled=not opened.normalize.fits(frame))
         return self._close_before(frame.pts)
 
     def pass_by(self, tick: int) -> list[Clip]:
@@ -273,21 +294,30 @@ class Cutter:
     def rest(self) -> list[Clip]:
         """At the end of the file: what is still open, and clips that never began."""
         while self._waiting:
-            self._begin(self._waiting.popleft())
+            self._begin(self._waiting.popleft(), None)
         return self._close(lambda _: True)
 
-    def _come_to(self, tick: int) -> int:
+    def _come_to(self, tick: int, frame: av.VideoFrame | None = None) -> int:
         """Begin the clips of the frame at ``tick``, forget what none can need from there on; gives its index."""
         index = int(np.searchsorted(self._timeline.ticks, tick))
         while self._waiting and first_frame(self._waiting[0]) <= index:
-            self._begin(self._waiting.popleft())
+            self._begin(self._waiting.popleft(), frame)
         self._sound.forget_before(tick)
         self._packets.forget_before(tick)
         return index
 
-    def _begin(self, clip: Clip) -> None:
+    def _begin(self, clip: Clip, first: av.VideoFrame | None) -> None:
         assert clip.frame_span is not None
-        opened = OpenClip(self._recipe, self._video, clip.frame_span, is_end_known=True, packets=self._packets)
+        profile = profile_at(profile_needed(self._video), self._timeline, clip.frame_span.start, first)
+        self._normalize = self._normalize.of(profile)
+        opened = OpenClip(
+            self._recipe,
+            self._video,
+            clip.frame_span,
+            is_end_known=True,
+            packets=self._packets,
+            normalize=self._normalize,
+        )
         self._sound.begin(opened)
         self._open.append((clip, opened))
 

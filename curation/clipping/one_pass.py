@@ -16,6 +16,7 @@ from curation.pipeline import Stage
 from curation.timeline import FrameSpan
 from curation.video.decode import AnyPacket, PictureNormalizer
 from curation.video.frames import FrameRequest
+from curation.video.profile import profile_at
 from curation.video.source import profile_needed, timeline_needed
 
 _LATENCY_FRAMES = 150  # a detector's window of 100 and the next step of 50, so many frames at most until one is judged
@@ -59,9 +60,10 @@ class OnePassStage(Stage):
 
 
 def _picture_bytes(video: Video) -> int:
-    """What a decoded picture takes, about."""
-    width, height = profile_needed(video).coded_size
-    return width * height * (3 if video.is_10_bit_color() else 2)
+    """What the largest decoded picture takes, about."""
+    profile = profile_needed(video)
+    sizes = [profile.coded_size, *(shape.coded_size for shape in profile.later_shapes)]
+    return max(width * height for width, height in sizes) * (3 if video.is_10_bit_color() else 2)
 
 
 class _Pass:
@@ -122,14 +124,22 @@ class _Pass:
         if found is None:
             return
         start, span = found
-        opened = self._open.get(start) or self._begin(start)
+        opened = self._open.get(start) or self._begin(start, frame)
         if span is not None and opened.end is None:
             opened.end_at(span.end)
-        opened.add_picture(index, self._normalize(frame))
+        opened.add_picture(index, opened.normalize(frame), is_scaled=not opened.normalize.fits(frame))
 
-    def _begin(self, start: int) -> OpenClip:
+    def _begin(self, start: int, first: av.VideoFrame) -> OpenClip:
         furthest = FrameSpan(start, self._planner.furthest_end(start, self._look.within.end))
-        opened = OpenClip(self._recipe, self._video, furthest, is_end_known=False, packets=self._packets)
+        self._normalize = self._normalize.of(profile_at(profile_needed(self._video), self._timeline, start, first))
+        opened = OpenClip(
+            self._recipe,
+            self._video,
+            furthest,
+            is_end_known=False,
+            packets=self._packets,
+            normalize=self._normalize,
+        )
         self._sound.begin(opened)
         self._open[start] = opened
         return opened

@@ -28,6 +28,9 @@ class ShotTracker:
     two neighbouring frames that were looked at, a cut lies on the frame that differs most from the one before it.
     Nothing marked, or everything: one shot.
 
+    At a forced cut a shot ends and another begins, whatever is marked: marked frames next to it, on either side, are
+    taken as this cut. The parts between forced cuts are sequences of their own.
+
     Source:
         ``predictions_to_scenes`` of the TransNetV2 authors, restated for half-open spans.
 
@@ -37,7 +40,8 @@ class ShotTracker:
         certain_until: what is known of every frame below this index will not change.
     """
 
-    def __init__(self, first_frame: int, *, threshold: float) -> None:
+    def __init__(self, first_frame: int, *, threshold: float, forced_cuts: Iterable[int] = ()) -> None:
+        """Begin at a frame; ``forced_cuts`` are rising frames that begin a shot."""
         self.finished: list[FrameSpan] = []
         self.open_start: int | None = None
         self.certain_until = first_frame
@@ -47,6 +51,8 @@ class ShotTracker:
         self._changes: deque[tuple[int, float]] = deque()  # of the frames since the last known one
         self._run: FrameSpan | None = None  # the marked frames of a transition that goes on, first to last known
         self._run_length = 0
+        self._forced = deque(cut for cut in forced_cuts if cut > first_frame)
+        self._follows_forced = False  # so far every frame since a forced cut is marked
 
     def look(self, frame: int, change: float, *, is_looked_at: bool) -> None:
         """Take note of the next frame: how much it differs from the one before, and whether the detector sees it."""
@@ -58,15 +64,19 @@ class ShotTracker:
         """Take the probabilities of the next frames that were looked at."""
         for probability in probabilities:
             frame = self._unknown.popleft()
-            if probability > self._threshold:
-                self._mark(frame)
-            else:
+            self._force_cuts(frame)
+            if probability <= self._threshold:
                 self._leave_transition(frame)
+            elif self._follows_forced:
+                self.certain_until = frame + 1
+            else:
+                self._mark(frame)
             while self._changes and self._run is None and self._changes[0][0] <= frame:
                 self._changes.popleft()
 
     def finish(self, end: int) -> None:
         """The video ends before frame ``end``; every probability has come."""
+        self._force_cuts(end - 1)
         if self._run is not None and self.open_start is not None:
             is_last_frame = self._run_length == 1
             self.finished.append(FrameSpan(self.open_start, end if is_last_frame else self._run.start + 1))
@@ -77,6 +87,14 @@ class ShotTracker:
         self.open_start = None
         self.certain_until = end
 
+    def _force_cuts(self, until: int) -> None:
+        """End a shot at each forced cut up to a frame, and begin the next."""
+        while self._forced and self._forced[0] <= until:
+            cut = self._forced.popleft()
+            self.finished.append(FrameSpan(self._first_frame if self.open_start is None else self.open_start, cut))
+            self.open_start = self.certain_until = cut
+            self._run, self._run_length, self._follows_forced = None, 0, True
+
     def _mark(self, frame: int) -> None:
         if self._run is None:
             self._run, self._run_length = FrameSpan(frame, frame + 1), 1
@@ -85,7 +103,7 @@ class ShotTracker:
             self._run_length += 1
 
     def _leave_transition(self, frame: int) -> None:
-        run, start = self._run, self.open_start
+        run, start, self._follows_forced = self._run, self.open_start, False
         if run is None:
             self.open_start = self._first_frame if start is None and not self.finished else start
         elif start is None:  # a transition at the very first frame has no shot before it

@@ -29,6 +29,8 @@ _MAX_HELD_S = 60  # of sound, decoded
 def cut_clips(recipe: ClipRecipe, video: Video) -> Iterator[Clip]:
     """Give each clip of a video when it is complete; what is copied is decoded only where a request samples it.
 
+    The video lets go of its clips: a complete one is held by who takes it and by nobody else.
+
     Raises:
         VideoError: UNREADABLE or DECODE_ERROR.
         StorageError: the file could not be read.
@@ -46,7 +48,7 @@ def _is_copyable(video: Video) -> bool:
 
 def _cut_densely(recipe: ClipRecipe, video: Video) -> Iterator[Clip]:
     """Decode forward and hand each frame to the clips it belongs to."""
-    cutter = Cutter(recipe, video)
+    cutter, video.clips = Cutter(recipe, video), []
     for frame in decode_video(
         video, from_tick=cutter.first_tick, with_audio=cutter.with_audio, see_packet=cutter.see_packet
     ):
@@ -125,6 +127,7 @@ class _SparsePass:
         self._timeline, self._profile = timeline_needed(video), profile_needed(video)
         self._cutter = Cutter(recipe, video)
         self._waiting = deque(sorted(video.clips, key=lambda clip: clip.span))
+        video.clips = []
         self._needs: list[_Need] = []
         self._idr_ticks = self._timeline.ticks[self._timeline.idr_frames]
         self._group = _Group()

@@ -11,7 +11,7 @@ from curation.pipeline import Stage
 from curation.video.encode import EncoderSettings, choose_encoder
 from curation.video.frames import FrameRequest
 
-_MAX_CHUNK_BYTES = 64 * 2**20
+_MAX_CHUNK_BYTES = 16 * 2**20
 
 
 class ClipTranscodingStage(Stage):
@@ -44,7 +44,7 @@ class ClipTranscodingStage(Stage):
             encoder_threads: one gives the same bytes everywhere; clips are the unit of parallelism.
             keep_audio: re-encode the sound to AAC; False drops it.
             window_size: frames of a caption window; each window starts with a key frame.
-            num_clips_per_chunk: a chunk also ends when it holds 64 MiB.
+            num_clips_per_chunk: a chunk also ends when it holds 16 MiB.
             num_workers: videos that are decoded and encoded at once.
             clip_encoding: ``smart-copy`` copies the packets of H.264 sources that allow it and encodes only the frames
                 at a clip's ends that no IDR covers, with libx264; what can't be copied is transcoded and says why.

@@ -125,7 +125,8 @@ class ShotLook:
         self._video = task.data
         self._timeline = timeline_needed(task.data)
         self.within = wanted_frames(task, self._timeline)
-        self.tracker = ShotTracker(self.within.start, threshold=stage.threshold)
+        cuts = self._timeline.size_changes.tolist()
+        self.tracker = ShotTracker(self.within.start, threshold=stage.threshold, forced_cuts=cuts)
         self._detector = WindowedPredictor(stage.model, skip_static=stage.skip_static)
         self._shrink = SmallRgb(profile_needed(task.data), width=48, height=27)
         self._before: NDArray[np.int16] | None = None

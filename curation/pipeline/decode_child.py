@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from curation.errors import StopRunError
 from curation.model import VideoTask
+from curation.pipeline.allocator import give_back_large_blocks
 from curation.pipeline.stage import Stage, apply_stage
 from curation.pipeline.wire import Message, load_stages, receive, send
 from curation.resident import ResidentModel
@@ -163,6 +164,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):  # they reach all of a job; the worker decides
         signal.signal(number, signal.SIG_IGN)
     faulthandler.enable()  # where it crashed goes to the log
+    give_back_large_blocks(2**20)  # pictures come out of pools; clips and samples do not
     worker, meter = _Worker(Connection(int(sys.argv[1]))), _Meter()
     setup: ChildSetup = worker.listen()[1]
     # the worker's handlers put time, level and name in front

@@ -166,7 +166,7 @@ class PictureNormalizer:
     """
 
     def __init__(self, profile: SourceProfile) -> None:
-        self._profile = profile
+        self.profile = profile
         self._reformatter = VideoReformatter()
         self._tone_mapper = ToneMapper(profile.hdr) if profile.hdr is not None else None
         width, height = profile.display_size
@@ -174,10 +174,10 @@ class PictureNormalizer:
 
     def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
         """The frame as a player shows it; size ``profile.display_size``, timestamps kept."""
-        profile = self._profile
+        profile = self.profile
         if self._tone_mapper is not None:
             frame = self._tone_mapper(frame)
-        same_size = (frame.width, frame.height) == profile.coded_size
+        same_size = self.fits(frame)
         scaled = frame
         if not _is_limited_420(frame) or not same_size or profile.pixel_aspect != 1:
             width = self._upright[0] if profile.pixel_aspect != 1 or not same_size else frame.width
@@ -188,10 +188,18 @@ class PictureNormalizer:
         planes = [self._turn(plane) for plane in yuv_planes(scaled, size=self._upright)]
         return frame_from_planes(planes, like=scaled)
 
+    def fits(self, frame: av.VideoFrame) -> bool:
+        """Whether a frame has the size that the profile tells; another is scaled to it."""
+        return (frame.width, frame.height) == self.profile.coded_size
+
+    def of(self, profile: SourceProfile) -> "PictureNormalizer":
+        """One for that profile: this one, where it is."""
+        return self if profile == self.profile else PictureNormalizer(profile)
+
     def _turn(self, plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if self._profile.mirrored:
+        if self.profile.mirrored:
             plane = plane[:, ::-1]
-        return np.rot90(plane, k=-self._profile.rotation // 90)
+        return np.rot90(plane, k=-self.profile.rotation // 90)
 
 
 def to_yuv420p(frame: av.VideoFrame, reformatter: VideoReformatter, *, width: int, height: int) -> av.VideoFrame:

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.errors import FailureReason, VideoError
-from curation.model import SourceProfile, Video, VideoMetadata
+from curation.model import PictureShape, SourceProfile, Video, VideoMetadata
 from curation.timeline import FrameTimeline
 from curation.video.container import as_video_error, check_there, missing_bytes, opened
-from curation.video.packet_times import PacketTimes, idr_frames, packet_times
+from curation.video.packet_times import PacketTimes, idr_frames, packet_times, size_changes
 from curation.video.profile import profile_of
 from curation.video.progress import alive
 
@@ -105,7 +105,7 @@ def _probe(
     # opened again: seeking back is not exact in every container
     with opened(source, name=name, options=limits.for_decoders) as container:
         stream = choose_video_stream(container, name=name)
-        timeline = _timeline(container, stream, limits, counts_frames=profile.counts_frames, name=name)
+        timeline, profile = _timeline(container, stream, limits, profile, name=name)
         metadata = _metadata(container, stream, profile, timeline, num_bytes)
         claimed_s = _claimed_s(container, timeline)
     return ProbedVideo(metadata, profile, timeline, claimed_s)
@@ -208,13 +208,15 @@ def _timeline(
     container: av.container.InputContainer,
     stream: av.video.stream.VideoStream,
     limits: SourceLimits,
+    profile: SourceProfile,
     *,
-    counts_frames: bool,
     name: str,
-) -> FrameTimeline:
-    shown = packet_times(container, stream, max_frames=limits.max_frames, name=name)
+) -> tuple[FrameTimeline, SourceProfile]:
+    """The timeline, and the profile with the shapes of pictures after the first."""
+    max_frames, decoder_options, counts_frames = limits.max_frames, limits.for_decoders, profile.counts_frames
+    shown = packet_times(container, stream, profile, max_frames=max_frames, decoder_options=decoder_options, name=name)
     if shown is None:
-        shown = _decoded_ticks(container, stream, limits, name=name)
+        shown = _decoded_ticks(container, stream, limits, profile, name=name)
     if not shown:
         raise VideoError(FailureReason.NO_FRAMES, f"{name}: the video stream holds no frame")
     time_base = Fraction(stream.time_base or Fraction(1, 1000))
@@ -225,10 +227,14 @@ def _timeline(
     timeline = timeline_of(ticks, shown.end - delay, time_base=time_base, rate=stream.average_rate)
     if not counts_frames:
         timeline = replace(timeline, idr_frames=idr_frames(ticks, shown.idr, timeline))
+    for _, shape in shown.shapes:
+        _check_size(*shape.coded_size, limits, name=name)
+    changes, shapes = size_changes(ticks, shown.shapes, timeline, counts_frames=counts_frames)
+    timeline, profile = replace(timeline, size_changes=changes), replace(profile, later_shapes=shapes)
     if timeline.duration > limits.max_duration_s:
         message = f"{name}: lasts {float(timeline.duration)} s, limits.max_duration_s is {limits.max_duration_s}"
         raise VideoError(FailureReason.LIMITS, message)
-    return timeline
+    return timeline, profile
 
 
 def timeline_of(
@@ -247,15 +253,20 @@ def _decoded_ticks(
     container: av.container.InputContainer,
     stream: av.video.stream.VideoStream,
     limits: SourceLimits,
+    profile: SourceProfile,
     *,
     name: str,
 ) -> PacketTimes:
-    """Timestamp and duration of the decoded frames, for containers whose packets have none (raw streams, old AVI)."""
-    shown = PacketTimes(max_frames=limits.max_frames, name=name)
+    """What the decoded frames tell, for containers whose packets have no timestamps (raw streams, old AVI)."""
+    shown, size = PacketTimes(max_frames=limits.max_frames, name=name), profile.coded_size
     try:
         container.seek(0)
         for frame in container.decode(stream):
             alive()
+            assert isinstance(frame, av.VideoFrame)
+            if (frame.width, frame.height) != size:
+                size = frame.width, frame.height
+                shown.change(PictureShape(size, profile.pixel_aspect))
             if frame.pts is not None:
                 shown.add(frame.pts, getattr(frame, "duration", 0) or 0)
         return shown
@@ -302,4 +313,5 @@ def probe_video(video: Video, *, allow_truncated: bool = False, limits: SourceLi
     if probed.claimed_s - shown_s > max(_FORGIVEN_S, _FORGIVEN_SHARE * probed.claimed_s):
         # a demuxer that meets garbage may end there without an error: what it gave is used, and this says so
         video.errors["duration"] = f"the container lasts {probed.claimed_s:.2f} s, its pictures {shown_s:.2f} s"
-    video.decode_count.num_frames += 1  # the first, which tells what the header does not
+    # the first, which tells what the header does not, and the first of each size after it
+    video.decode_count.num_frames += 1 + len(probed.profile.later_shapes)

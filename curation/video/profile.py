@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Iterable
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -11,7 +12,8 @@ import numpy as np
 from av.sidedata.sidedata import SideData
 from av.sidedata.sidedata import Type as SideDataType
 
-from curation.model import HdrSignal, SourceProfile
+from curation.model import HdrSignal, PictureShape, SourceProfile
+from curation.timeline import FrameTimeline
 from curation.video.tonemap import NOMINAL_PEAK
 
 _BT709 = (1, 1, 1)  # ITU-T H.273, as the other numbers of colours
@@ -27,8 +29,7 @@ def profile_of(
     aspect = stream.sample_aspect_ratio or Fraction(1)
     if aspect <= 0:
         aspect = Fraction(1)
-    width, height = frame.width, frame.height
-    upright = even(float(width * aspect)) if aspect != 1 else width // 2 * 2, height // 2 * 2
+    size = frame.width, frame.height
     decodable = (s for s in container.streams.audio if s.codec_context is not None and s.codec_context.sample_rate)
     audio = next(decodable, None)
     hdr = _hdr(frame)
@@ -37,8 +38,8 @@ def profile_of(
         audio_stream=audio.index if audio is not None else None,
         audio_rate=audio.codec_context.sample_rate if audio is not None else 0,
         audio_layout=audio.codec_context.layout.name if audio is not None else "",
-        coded_size=(width, height),
-        display_size=upright if rotation % 180 == 0 else (upright[1], upright[0]),
+        coded_size=size,
+        display_size=_display_size(size, aspect, rotation=rotation),
         pixel_aspect=aspect,
         rotation=rotation,
         mirrored=mirrored,
@@ -48,6 +49,29 @@ def profile_of(
         # AVI counts chunks in decoding order and knows no other time
         counts_frames=container.format.name == "avi" and stream.codec_context.has_b_frames,
     )
+
+
+def profile_at(
+    profile: SourceProfile, timeline: FrameTimeline, index: int, first: av.VideoFrame | None = None
+) -> SourceProfile:
+    """The profile of the frames from ``index`` on, up to the next change of size.
+
+    Args:
+        first: the first of them that was decoded, where there is one: no packet tells the size in some codecs.
+    """
+    place = int(np.searchsorted(timeline.size_changes, index, side="right"))
+    shape = profile.later_shapes[place - 1] if place else PictureShape(profile.coded_size, profile.pixel_aspect)
+    size, aspect = (first.width, first.height) if first is not None else shape.coded_size, shape.pixel_aspect
+    if (size, aspect) == (profile.coded_size, profile.pixel_aspect):
+        return profile
+    display_size = _display_size(size, aspect, rotation=profile.rotation)
+    return replace(profile, coded_size=size, pixel_aspect=aspect, display_size=display_size)
+
+
+def _display_size(size: tuple[int, int], aspect: Fraction, *, rotation: int) -> tuple[int, int]:
+    width, height = size
+    upright = even(float(width * aspect)) if aspect != 1 else width // 2 * 2, height // 2 * 2
+    return upright if rotation % 180 == 0 else (upright[1], upright[0])
 
 
 def even(value: float) -> int:

@@ -28,6 +28,7 @@ from curation.clipping.transcoding import ClipTranscodingStage
 from curation.clipping.transnetv2 import TransNetV2ClipExtractionStage
 from curation.model import Video, VideoTask
 from curation.pipeline import Pipeline
+from curation.pipeline.allocator import give_back_large_blocks
 from curation.pipeline.sandbox import DecodeSandbox
 from curation.preview.preview import PreviewStage
 from curation.resident import ResidentModel
@@ -104,6 +105,7 @@ def looped(short: Path, path: Path, *, length_s: float) -> Path:
 
 def process(case: str, video: Path, output: Path) -> None:
     """What the measured worker does."""
+    give_back_large_blocks(2**18)  # as jobs.worker
     pipeline = Pipeline("memory", sandbox=DecodeSandbox(num_children=2)).add_stage(VideoReaderStage())
     if case == "smart-copy":
         pipeline.add_stage(FixedStrideExtractorStage(10.0)).add_stage(ClipTranscodingStage(clip_encoding="smart-copy"))

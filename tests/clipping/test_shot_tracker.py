@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from curation.clipping.shot_tracker import ClipPlanner, ClipRules, ShotTracker
 from curation.timeline import FrameSpan, FrameTimeline, clips_from_shots
-from tests.whole_shots import map_shots, shots_from_transitions
+from tests.whole_shots import shots_between_cuts
+
+Sequence = tuple[list[bool], list[float], list[float], list[int]]
 
 
 @st.composite
-def sequences(draw: st.DrawFn) -> tuple[list[bool], list[float], list[float]]:
-    """For each frame whether it is looked at, its change, and for those looked at a probability."""
+def sequences(draw: st.DrawFn) -> Sequence:
+    """For each frame whether it is looked at, its change, for those looked at a probability; frames of forced cuts."""
     num_frames = draw(st.integers(1, 60))
     looked_at = [
         True,
@@ -24,22 +26,23 @@ def sequences(draw: st.DrawFn) -> tuple[list[bool], list[float], list[float]]:
     change = draw(st.lists(st.floats(0, 9, width=32), min_size=num_frames, max_size=num_frames))
     odds = st.sampled_from([0.0, 0.1, 0.1, 0.2, 0.9])
     probabilities = draw(st.lists(odds, min_size=sum(looked_at), max_size=sum(looked_at)))
-    return looked_at, change, probabilities
+    forced = draw(st.sets(st.integers(1, 59), max_size=4))
+    return looked_at, change, probabilities, sorted(cut for cut in forced if cut < num_frames)
 
 
-def all_at_once(looked_at: list[bool], change: list[float], probabilities: list[float], first: int) -> list[FrameSpan]:
-    thinned = shots_from_transitions(np.array(probabilities, np.float32), threshold=0.4)
-    shots = map_shots(thinned, np.flatnonzero(looked_at).astype(np.int64), np.array(change, np.float32))
+def all_at_once(sequence: Sequence, first: int) -> list[FrameSpan]:
+    looked_at, change, probabilities, forced = sequence
+    shots = shots_between_cuts(looked_at, change, probabilities, threshold=0.4, forced_cuts=forced)
     return [FrameSpan(first + shot.start, first + shot.end) for shot in shots]
 
 
 @settings(deadline=None)
 @given(sequences(), st.integers(0, 5), st.randoms(use_true_random=False))
 def test_shots_found_on_the_way_are_those_of_the_whole(
-    sequence: tuple[list[bool], list[float], list[float]], first: int, random: "np.random.Generator"
+    sequence: Sequence, first: int, random: "np.random.Generator"
 ) -> None:
-    looked_at, change, probabilities = sequence
-    tracker = ShotTracker(first, threshold=0.4)
+    looked_at, change, probabilities, forced = sequence
+    tracker = ShotTracker(first, threshold=0.4, forced_cuts=[first + cut for cut in forced])
     waiting = list(probabilities)
     num_waiting = 0
     for frame, (is_looked_at, amount) in enumerate(zip(looked_at, change, strict=True), start=first):
@@ -53,7 +56,9 @@ def test_shots_found_on_the_way_are_those_of_the_whole(
             assert before <= tracker.certain_until <= frame + 1
     tracker.know(waiting)
     tracker.finish(first + len(looked_at))
-    assert tracker.finished == all_at_once(looked_at, change, probabilities, first)
+    assert tracker.finished == all_at_once(sequence, first)
+    assert {first + cut for cut in forced} <= {shot.start for shot in tracker.finished}
+    assert {first + cut for cut in forced} <= {shot.end for shot in tracker.finished}
 
 
 @settings(deadline=None)
@@ -68,7 +73,7 @@ def test_shots_found_on_the_way_are_those_of_the_whole(
     st.none() | st.sets(st.integers(0, 59)),
 )
 def test_every_released_frame_is_in_the_clip_that_the_whole_gives_it(
-    sequence: tuple[list[bool], list[float], list[float]],
+    sequence: Sequence,
     crop_s: float,
     min_length_s: float,
     max_length_s: float | None,
@@ -77,11 +82,11 @@ def test_every_released_frame_is_in_the_clip_that_the_whole_gives_it(
     lag: int,
     idr_frames: set[int] | None,
 ) -> None:
-    looked_at, change, probabilities = sequence
+    looked_at, change, probabilities, forced = sequence
     num_frames = len(looked_at)
     restarts = np.array(sorted(frame for frame in idr_frames or () if frame < num_frames), dtype=np.int64)
     timeline = FrameTimeline(np.arange(num_frames, dtype=np.int64), Fraction(1, 10), num_frames, restarts)
-    tracker = ShotTracker(0, threshold=0.4)
+    tracker = ShotTracker(0, threshold=0.4, forced_cuts=forced)
     rules = ClipRules(min_length_s, max_length_s, mode, crop_s, snap_to_idr=idr_frames is not None)
     planner = ClipPlanner(tracker, timeline, rules)
     members: dict[int, list[int]] = {}
@@ -112,7 +117,7 @@ def test_every_released_frame_is_in_the_clip_that_the_whole_gives_it(
     tracker.know(waiting)
     tracker.finish(num_frames)
     release()
-    shots = all_at_once(looked_at, change, probabilities, 0)
+    shots = all_at_once(sequence, 0)
     expected = clips_from_shots(timeline, shots, **asdict(rules))
     assert released == num_frames
     assert planner.clips == expected
