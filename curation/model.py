@@ -288,6 +288,7 @@ class Video:
     profile: SourceProfile | None = None
     timeline: FrameTimeline | None = None
     is_vfr: bool | None = None
+    clip_chunk_goes_on: bool = False  # these are not all clips of the chunk
     failure: Failure | None = None
     decode_count: DecodeCount = field(default_factory=DecodeCount)
 

@@ -88,7 +88,7 @@ class ClipSettings(Settings):
     crf: Annotated[int, Field(ge=0, le=63)] = Field(23, description="constant quality, lower is better")
     encoder_threads: PositiveInt = Field(1, description="threads of one encoder; 1 gives the same bytes everywhere")
     keep_audio: bool = Field(True, description="re-encode the sound to AAC; false drops it")
-    num_clips_per_chunk: PositiveInt = Field(32, description="clips that travel together; bounds memory")
+    num_clips_per_chunk: PositiveInt = Field(32, description="clips that are listed in one file")
     allow_truncated: bool = Field(False, description="use what a cut-off file still holds, instead of failing it")
 
 

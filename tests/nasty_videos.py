@@ -119,7 +119,7 @@ def joined_streams(folder: Path, parts: Sequence[dict[str, object]], *, suffix: 
             part = small(folder, f"part{index}{suffix}", **{"num_frames": 30, "first_number": 30 * index, **settings})
             with av.open(part) as source:
                 video = source.streams.video[0]
-                stream = stream or target.add_stream_from_template(video)
+                stream = stream or target.add_stream_from_template(video, opaque=True)
                 packets = [each for each in source.demux(video) if each.pts is not None and each.dts is not None]
                 shift = int((index + 1) / (video.time_base or 1)) - min(each.pts or 0 for each in packets)
                 for packet in packets:
@@ -127,6 +127,55 @@ def joined_streams(folder: Path, parts: Sequence[dict[str, object]], *, suffix: 
                     packet.stream = stream
                     target.mux(packet)
     return path
+
+
+def two_sample_descriptions(folder: Path) -> Path:
+    """An MP4 whose first 30 frames have 96x64 and whose next 30 have 192x128, each with a description in the index.
+
+    Source:
+        ISO/IEC 14496-12 sections 8.5.2 (stsd), 8.7.4 (stsc) and 8.7.5 (stco).
+    """
+    path, first = folder / "v.mp4", small(folder, "first.mp4", num_frames=30)
+    second = small(folder, "second.mp4", num_frames=30, width=192, height=128, first_number=30)
+    num_bytes = _one_after_the_other(first, second, path)
+    contents = path.read_bytes()
+    (start,) = struct.unpack_from(">I", contents, contents.index(b"stco") + 12)
+    descriptions = [each[each.index(b"stsd") + 12 : _end_of(each, b"stsd")] for each in (contents, second.read_bytes())]
+    contents = _with_table(contents, b"stsd", struct.pack(">II", 0, 2) + b"".join(descriptions))
+    contents = _with_table(contents, b"stsc", struct.pack(">8I", 0, 2, 1, 30, 1, 2, 30, 2))
+    path.write_bytes(_with_table(contents, b"stco", struct.pack(">4I", 0, 2, start, start + num_bytes)))
+    return path
+
+
+def _one_after_the_other(first: Path, second: Path, target: Path) -> int:
+    """The packets of two videos in one MP4 with its index at the end; gives the bytes of those of the first."""
+    with av.open(first) as one, av.open(second) as other, av.open(target, "w") as writer:
+        stream = writer.add_stream_from_template(one.streams.video[0])
+        packets: list[list[AnyPacket]] = [[p for p in each.demux(video=0) if p.size] for each in (one, other)]
+        length = sum(packet.duration or 0 for packet in packets[0])
+        for packet in packets[1]:
+            packet.pts, packet.dts = (packet.pts or 0) + length, (packet.dts or 0) + length
+        for packet in [*packets[0], *packets[1]]:
+            packet.stream = stream
+            writer.mux(packet)
+    return sum(packet.size for packet in packets[0])
+
+
+def _end_of(contents: bytes, kind: bytes) -> int:
+    start = contents.index(kind) - 4
+    return start + int.from_bytes(contents[start : start + 4], "big")
+
+
+def _with_table(contents: bytes, kind: bytes, payload: bytes) -> bytes:
+    """An MP4 with its index at the end, in which a box of the only track holds something else."""
+    start, end = contents.index(kind) - 4, _end_of(contents, kind)
+    changed = bytearray(contents)
+    for parent in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
+        at = contents.index(parent) - 4
+        (size,) = struct.unpack_from(">I", contents, at)
+        struct.pack_into(">I", changed, at, size + 8 + len(payload) - (end - start))
+    changed[start:end] = struct.pack(">I", 8 + len(payload)) + kind + payload
+    return bytes(changed)
 
 
 def garbage_in_matroska(folder: Path) -> Path:

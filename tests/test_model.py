@@ -254,9 +254,15 @@ def test_the_size_of_a_video_counts_its_bytes_frames_times_and_clips() -> None:
         frame_array=np.zeros((2, 10, 25, 2), np.uint8),
         clips=[make_clip(buffer=bytes(200))],
         filtered_clips=[make_clip(buffer=bytes(30))],
-        timeline=FrameTimeline(np.array([0], dtype=np.int64), Fraction(1, 25), 1),
+        timeline=FrameTimeline(
+            ticks=np.arange(5, dtype=np.int64),
+            time_base=Fraction(1, 25),
+            end_tick=5,
+            idr_frames=np.array([0, 3], dtype=np.int64),
+            size_changes=np.array([3], dtype=np.int64),
+        ),
     )
-    assert video.get_major_size() == 10000 + 1000 + 200 + 30 + 8
+    assert video.get_major_size() == 10000 + 1000 + 200 + 30 + 8 * (5 + 2 + 1)
 
 
 def test_what_holds_nothing_has_no_size() -> None:

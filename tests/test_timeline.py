@@ -208,6 +208,29 @@ def test_fixed_stride_clips_cover_each_frame_exactly_once(
     assert numbers(clips) == list(range(within.start, within.end))
 
 
+@given(timelines_with_span(), st.sets(st.integers(1, 400)), seconds_with_two_places, seconds_with_two_places)
+@settings(deadline=None)
+def test_changes_of_size_cut_the_clips_that_there_were_without(
+    case: tuple[FrameTimeline, FrameSpan], changes: set[int], length_s: float, stride_s: float
+) -> None:
+    timeline, within = case
+    changes = {frame for frame in changes if frame < timeline.num_frames}
+    changing = replace(timeline, size_changes=np.array(sorted(changes), dtype=np.int64))
+    lengths = {"clip_len_s": length_s, "clip_stride_s": stride_s, "min_clip_length_s": 0.0}
+    expected = []
+    for clip in fixed_stride_clips(timeline, within, **lengths):
+        bounds = [clip.start, *sorted(frame for frame in changes if clip.start < frame < clip.end), clip.end]
+        expected += [FrameSpan(start, end) for start, end in pairwise(bounds)]
+    assert fixed_stride_clips(changing, within, **lengths) == expected
+
+
+def test_a_piece_beside_a_change_of_size_must_have_the_minimum_length() -> None:
+    """Ten frames a second; clips of 2 s would begin at frames 0, 20 and 40."""
+    timeline = replace(steady(60, Fraction(10), Fraction(1, 10)), size_changes=np.array([5, 30], dtype=np.int64))
+    clips = fixed_stride_clips(timeline, FrameSpan(0, 60), clip_len_s=2.0, clip_stride_s=2.0, min_clip_length_s=1.0)
+    assert clips == [FrameSpan(5, 20), FrameSpan(20, 30), FrameSpan(30, 40), FrameSpan(40, 60)]
+
+
 @given(timelines_with_span(), seconds_with_two_places, seconds_with_two_places, seconds_with_two_places)
 @settings(deadline=None)
 def test_fixed_stride_clips_hold_the_frames_of_their_times(

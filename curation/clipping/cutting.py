@@ -163,6 +163,7 @@ class OpenClip:
             width, height = self.normalize.profile.coded_size
             clip.notes["frames_scaled"] = f"{self._num_scaled} of another size than the first, {width}x{height}"
         if isinstance(self.encoder, SmartClip):
+            clip.encoder = self.encoder.encoder
             clip.notes["clip_encoding"] = "smart-copy"
             clip.notes["frames_encoded"] = f"{self.encoder.num_encoded} of {self.encoder.num_frames}"
         elif self._recipe.copies:

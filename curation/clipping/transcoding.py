@@ -11,13 +11,13 @@ from curation.pipeline import Stage
 from curation.video.encode import EncoderSettings, choose_encoder
 from curation.video.frames import FrameRequest
 
-_MAX_CHUNK_BYTES = 16 * 2**20
+_MAX_PART_BYTES = 8 * 2**20
 
 
 class ClipTranscodingStage(Stage):
     """Encodes the clips of each video and samples frames for the stages after it, all from one decode.
 
-    A long video leaves in chunks, so that memory does not grow with its length.
+    A long video leaves in parts, so that memory does not grow with its length.
     """
 
     name = "transcoding"
@@ -44,7 +44,7 @@ class ClipTranscodingStage(Stage):
             encoder_threads: one gives the same bytes everywhere; clips are the unit of parallelism.
             keep_audio: re-encode the sound to AAC; False drops it.
             window_size: frames of a caption window; each window starts with a key frame.
-            num_clips_per_chunk: a chunk also ends when it holds 16 MiB.
+            num_clips_per_chunk: clips that are listed together; they travel in parts of some 8 MiB.
             num_workers: videos that are decoded and encoded at once.
             clip_encoding: ``smart-copy`` copies the packets of H.264 sources that allow it and encodes only the frames
                 at a clip's ends that no IDR covers, with libx264; what can't be copied is transcoded and says why.
@@ -95,36 +95,30 @@ class ClipTranscodingStage(Stage):
         )
 
     def in_chunks(self, task: VideoTask, clips: Iterator[Clip]) -> Iterator[VideoTask]:
-        """A task for each chunk of clips; only the last knows how many there are. No clips: one empty chunk."""
-        chunks = self._chunks(clips)
-        chunk = next(chunks, [])
-        index = 0
-        while True:
-            following = next(chunks, None)
-            yield _chunk_task(task, chunk, index=index, is_last=following is None)
-            if following is None:
-                return
-            chunk, index = following, index + 1
-
-    def _chunks(self, clips: Iterator[Clip]) -> Iterator[list[Clip]]:
-        chunk: list[Clip] = []
-        num_bytes = 0
+        """Tasks of some clips each, which make up chunks; only the last knows how many. No clips: one empty chunk."""
+        part: list[Clip] = []
+        index = num_in_chunk = num_bytes = 0
         for clip in clips:
-            chunk.append(clip)
+            is_full = num_in_chunk == self._num_clips_per_chunk
+            if is_full or num_bytes >= _MAX_PART_BYTES:
+                yield _part_task(task, part, index=index, goes_on=not is_full)
+                part, num_bytes = [], 0
+            if is_full:
+                index, num_in_chunk = index + 1, 0
+            part.append(clip)
+            num_in_chunk += 1
             num_bytes += clip.get_major_size()
-            if len(chunk) == self._num_clips_per_chunk or num_bytes >= _MAX_CHUNK_BYTES:
-                yield chunk
-                chunk, num_bytes = [], 0
-        if chunk:
-            yield chunk
+        last = _part_task(task, part, index=index, goes_on=False)
+        last.data.num_clip_chunks = index + 1
+        yield last
 
 
-def _chunk_task(task: VideoTask, clips: list[Clip], *, index: int, is_last: bool) -> VideoTask:
-    """A task of its own for one chunk; only the last knows how many there are."""
+def _part_task(task: VideoTask, clips: list[Clip], *, index: int, goes_on: bool) -> VideoTask:
+    """A task of its own for some clips of a chunk."""
     video = copy(task.data)
     video.clips, video.filtered_clips = clips, []
-    video.clip_chunk_index = index
-    video.num_clip_chunks = index + 1 if is_last else 0
+    video.clip_chunk_index, video.clip_chunk_goes_on = index, goes_on
+    video.num_clip_chunks = 0
     video.errors = dict(task.data.errors)
     video.timeline = None  # what its clips need of it they have, and it grows with the video's length
     return VideoTask(task.task_id, task.dataset_name, video)

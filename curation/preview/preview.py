@@ -75,7 +75,7 @@ class PreviewStage(Stage):
 
     def _warn(self, video: Video) -> None:
         rate, height = video.metadata.framerate, video.metadata.height
-        if video.clip_chunk_index or rate is None or height is None:
+        if video.clip_chunk_index or video.clip_chunk_goes_on or rate is None or height is None:
             return
         if rate < self._request.rate_hz:
             logger.warning(

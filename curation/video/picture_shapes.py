@@ -20,7 +20,7 @@ _KNOWN = {"h264", "hevc", "av1", "vp8", "vp9", "mpeg1video", "mpeg2video", "mpeg
 _SEQUENCE_HEADER = b"\x00\x00\x01\xb3"  # of MPEG-2
 _SETS_BYTES = 1024  # within so many of a key packet the parameter sets come, where they come in packets
 
-Header: TypeAlias = tuple[object, ...]
+_Header: TypeAlias = tuple[object, ...]
 """What is compared between two key packets."""
 
 
@@ -71,7 +71,7 @@ class ShapeWatch:
         self._options = decoder_options
         self._first_aspect, self._profile = context.sample_aspect_ratio, profile
         self._shape = PictureShape(profile.coded_size, profile.pixel_aspect)
-        self._header: Header | None = None
+        self._header: _Header | None = None
         self._aspect_bytes = b""
 
     def see(self, packet: AnyPacket, sample: bytes) -> PictureShape | None:
@@ -89,7 +89,7 @@ class ShapeWatch:
         is_other, self._header, self._shape = shape != self._shape, header, shape
         return shape if is_other else None
 
-    def _header_of(self, sample: bytes) -> Header | None:
+    def _header_of(self, sample: bytes) -> _Header | None:
         """What FFmpeg's parser finds, and where it does not read the shape of pixels, the bytes that tell it."""
         if "vp9" in self._codec.name:  # its parser finds no size
             return vp9_size(sample)

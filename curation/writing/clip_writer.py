@@ -17,12 +17,22 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
+class _Chunk:
+    """What was written of a chunk of which more clips may come."""
+
+    kept: list[dict[str, Any]] = field(default_factory=list)
+    filtered: list[dict[str, Any]] = field(default_factory=list)
+    stats: ClipStats = field(default_factory=ClipStats)
+
+
+@dataclass
 class _Progress:
     """What was written of a video whose record is still to come."""
 
     stats: ClipStats = field(default_factory=ClipStats)
     paths: list[str] = field(default_factory=list)
     num_clips: int = 0
+    chunk: _Chunk = field(default_factory=_Chunk)
 
 
 class ClipWriterStage(Stage):
@@ -80,7 +90,7 @@ class ClipWriterStage(Stage):
         return f"{output_path}/processed_clip_chunks"
 
     def process(self, task: VideoTask) -> Iterable[VideoTask]:
-        """Write a chunk; after a video's last chunk, or its failure, its record.
+        """Write clips and, when a chunk is complete, its list; after a video's last chunk, or its failure, its record.
 
         Raises:
             StorageError: nothing was recorded, and the video will be done again.
@@ -91,7 +101,7 @@ class ClipWriterStage(Stage):
         progress = self._progress.setdefault(video.id, _Progress())
         if video.failure is None:
             try:
-                self._write_chunk(video, progress)
+                self._write_part(video, progress)
             except VideoError as error:  # what we encoded can't be read back
                 video.failure = Failure(error.reason, error.message)
         if video.failure is not None:
@@ -107,14 +117,18 @@ class ClipWriterStage(Stage):
         del self._progress[video.id]
         yield task
 
-    def _write_chunk(self, video: Video, progress: _Progress) -> None:
-        stats = ClipStats.of(video.clips, video.filtered_clips)
-        kept = [self._write_clip(video, clip, progress) for clip in video.clips]
-        filtered = [self._write_clip(video, clip, progress) for clip in video.filtered_clips]
-        chunk = to_json(chunk_document(video, kept, filtered, stats))
-        self._write(layout.clip_chunk(video.id, video.clip_chunk_index), chunk, progress)
-        progress.stats.combine(stats)
-        progress.num_clips += len(kept) + len(filtered)
+    def _write_part(self, video: Video, progress: _Progress) -> None:
+        chunk = progress.chunk
+        chunk.stats.combine(ClipStats.of(video.clips, video.filtered_clips))
+        chunk.kept += [self._write_clip(video, clip, progress) for clip in video.clips]
+        chunk.filtered += [self._write_clip(video, clip, progress) for clip in video.filtered_clips]
+        if video.clip_chunk_goes_on:
+            return
+        document = to_json(chunk_document(video, chunk.kept, chunk.filtered, chunk.stats))
+        self._write(layout.clip_chunk(video.id, video.clip_chunk_index), document, progress)
+        progress.stats.combine(chunk.stats)
+        progress.num_clips += len(chunk.kept) + len(chunk.filtered)
+        progress.chunk = _Chunk()
 
     def _write_clip(self, video: Video, clip: Clip, progress: _Progress) -> dict[str, Any]:
         meta = clip_meta(video, clip, provenance=self._provenance)

@@ -1,10 +1,11 @@
 """Resident memory of a worker with two decode children against the length of its videos, 1080p, no model.
 
-Two cases: clips at regular times by smart copy with previews, up to ten hours; and shots, clips by transcoding and
-previews from one decode (with a stand-in for the detector's network that finds no cut, so that the delay line is as
-long as it gets). The long videos are a short one, looped by copying its packets. Each length is measured in a worker of
-its own on two such videos at once; a process counts with its highest resident set, whenever that was. VALUE is the
-memory at the longest video for that at the shortest one; no length may take more than 1.6 GB in all processes.
+Two cases: clips at regular times by smart copy with previews, all of up to ten hours; and shots, clips by transcoding
+and previews from one decode (with a stand-in for the detector's network that finds no cut, so that the delay line is as
+long as it gets), of two minutes and of the last two minutes of ten hours. The long videos are a short one, looped by
+copying its packets. Each is measured in a worker of its own on two such videos at once; a process counts with its
+highest resident set, whenever that was. VALUE is the memory at the longest video for that at the shortest one; nothing
+may take more than 1.6 GB in all processes.
 """
 
 import argparse
@@ -41,8 +42,12 @@ MAX_TOTAL_MB = 1600
 MINUTE_S = 60.0
 LENGTHS_S = {
     "tiny": {"smart-copy": [10.0, 30.0], "transcode": [10.0]},
-    "full": {"smart-copy": [2 * MINUTE_S, 60 * MINUTE_S, 600 * MINUTE_S], "transcode": [MINUTE_S, 4 * MINUTE_S]},
+    "full": {
+        "smart-copy": [2 * MINUTE_S, 60 * MINUTE_S, 600 * MINUTE_S],
+        "transcode": [2 * MINUTE_S, 600 * MINUTE_S],
+    },
 }
+TRANSCODED_S = 2 * MINUTE_S  # at the end of the video
 
 
 class NoCuts(ResidentModel):
@@ -103,7 +108,7 @@ def looped(short: Path, path: Path, *, length_s: float) -> Path:
     return path
 
 
-def process(case: str, video: Path, output: Path) -> None:
+def process(case: str, video: Path, output: Path, start_s: float) -> None:
     """What the measured worker does."""
     give_back_large_blocks(2**18)  # as jobs.worker
     pipeline = Pipeline("memory", sandbox=DecodeSandbox(num_children=2)).add_stage(VideoReaderStage())
@@ -114,16 +119,17 @@ def process(case: str, video: Path, output: Path) -> None:
         splitter.model = NoCuts()  # type: ignore[assignment]
         pipeline.add_stage(splitter).add_stage(ClipTranscodingStage())
     pipeline.add_stage(PreviewStage(compression_level=1)).add_stage(ClipWriterStage(str(output)))
-    tasks = (VideoTask(name, "memory", Video(video, id=name)) for name in ("a", "b"))
+    tasks = (VideoTask(name, "memory", Video(video, id=name, start_s=start_s)) for name in ("a", "b"))
     for task in pipeline.stream(tasks):
         assert task.data.failure is None, task.data.failure
 
 
-def peak_of(case: str, video: Path) -> Peak:
+def peak_of(case: str, video: Path, *, length_s: float) -> Peak:
     """Run a worker and look at the processes until it has ended."""
+    start_s = max(0.0, length_s - TRANSCODED_S) if case == "transcode" else 0.0
     with tempfile.TemporaryDirectory(dir=video.parent) as output:
         command = [sys.executable, "-m", "tests.benchmarks.memory", "--case", case, "--video", str(video)]
-        with subprocess.Popen([*command, "--output", output]) as worker:
+        with subprocess.Popen([*command, "--output", output, "--start-s", str(start_s)]) as worker:
             highest: dict[int, float] = {}
             while worker.poll() is None:
                 highest |= dict(resident_mb(worker.pid))
@@ -158,7 +164,8 @@ def measure(size: str) -> int:
         for case, lengths_s in LENGTHS_S[size].items():
             peaks = []
             for length_s in lengths_s:
-                peaks.append(peak_of(case, looped(short, folder / "long.mp4", length_s=length_s)))
+                video = looped(short, folder / "long.mp4", length_s=length_s)
+                peaks.append(peak_of(case, video, length_s=length_s))
                 shown = f"worker {peaks[-1].worker_mb:.0f} MB, two children {peaks[-1].children_mb:.0f} MB"
                 print(f"{case}, {length_s / MINUTE_S:g} min: {shown}, together {peaks[-1].total_mb:.0f} MB", flush=True)
             totals += [peak.total_mb for peak in peaks]
@@ -173,10 +180,11 @@ def main() -> int:
     parser.add_argument("--case", help="what to do, as the measured worker")
     parser.add_argument("--video", type=Path)
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--start-s", type=float, default=0.0)
     arguments = parser.parse_args()
     if arguments.case is None:
         return measure(arguments.size)
-    process(arguments.case, arguments.video, arguments.output)
+    process(arguments.case, arguments.video, arguments.output, arguments.start_s)
     return 0
 
 

@@ -99,12 +99,13 @@ def test_an_odd_video_is_turned_without_losing_its_frames(tmp_path: Path) -> Non
     assert numbers_of(clip) == [0, 1, 2]
 
 
-def test_pictures_that_change_their_size_in_the_middle_take_that_of_the_first(tmp_path: Path) -> None:
+def test_pictures_that_change_their_size_in_the_middle_are_in_a_clip_of_their_own(tmp_path: Path) -> None:
     small = make_video(tmp_path / "small.ts", num_frames=30, width=96, height=64)
     large = make_video(tmp_path / "large.ts", num_frames=30, width=192, height=128, first_number=30)
-    (clip,) = clips_of(joined(tmp_path / "v.ts", small, large), clip_len_s=10.0)
-    assert numbers_of(clip) == list(range(60))
-    assert {size_of(rgb) for _, rgb in frames_of(clip.buffer or b"")} == {(96, 64)}
+    clips = clips_of(joined(tmp_path / "v.ts", small, large), clip_len_s=10.0)
+    assert [numbers_of(clip) for clip in clips] == [list(range(30)), list(range(30, 60))]
+    sizes = [{size_of(rgb) for _, rgb in frames_of(clip.buffer or b"")} for clip in clips]
+    assert sizes == [{(96, 64)}, {(192, 128)}]
 
 
 def joined(path: Path, *parts: Path) -> Path:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 
+from curation.clipping import transcoding
 from curation.errors import Failure, FailureReason, StorageError, VideoError
 from curation.model import Clip, Rejection, Video, VideoTask, Window
 from curation.pipeline import Stage, apply_stage
@@ -148,6 +149,19 @@ def test_the_chunks_of_a_video_hold_all_its_clips_and_the_record_counts_them(tmp
     assert {f"clips/{uuid}.mp4" for uuid in uuids} == {name for name in files_in(tmp_path) if name.endswith(".mp4")}
     record = document(tmp_path, "processed_videos/v.mp4.json")
     assert (record["num_clip_chunks"], record["num_total_clips"], record["clip_stats"]["num_passed"]) == (3, 5, 5)
+
+
+@pytest.mark.parametrize("num_clips_per_chunk", [1, 2, 3, 5, 32])
+def test_clips_that_travel_one_by_one_are_written_as_those_that_travel_together(
+    tmp_path: Path, source: Path, num_clips_per_chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"clip_len_s": 0.4, "num_clips_per_chunk": num_clips_per_chunk}
+    together = run(tmp_path / "together", task_of(source), **settings)
+    monkeypatch.setattr(transcoding, "_MAX_PART_BYTES", 1)
+    parts = run(tmp_path / "parts", task_of(source), **settings)
+    assert [len(task.data.clips) for task in parts] == [1] * 5
+    assert len(together) == -(-5 // num_clips_per_chunk)
+    assert files_in(tmp_path / "parts") == files_in(tmp_path / "together")
 
 
 def test_a_video_without_clips_is_done(tmp_path: Path) -> None:
