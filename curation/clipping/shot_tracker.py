@@ -153,9 +153,13 @@ class ClipPlanner:
         self._longest = exact_seconds(rules.max_length_s) if rules.max_length_s is not None else None
         self._num_seen = 0
         self.clips: list[FrameSpan] = []  # those of finished shots, in order
+        self._released: tuple[object, int] = (None, 0)  # the last answer, and to what
+        self._piece: tuple[object, range, tuple[int, FrameSpan | None] | None] = (None, range(0), None)
 
     def update(self) -> list[FrameSpan]:
         """Take in what the tracker learnt; gives the clips of the shots that ended since the last call."""
+        if len(self._tracker.finished) == self._num_seen:
+            return []
         shots = self._tracker.finished[self._num_seen :]
         self._num_seen += len(shots)
         found = clips_from_shots(self._timeline, shots, **asdict(self._rules))
@@ -168,7 +172,12 @@ class ClipPlanner:
         Args:
             speculate: begin clips of which it is not certain that they will be long enough.
         """
-        start, certain = self._tracker.open_start, self._tracker.certain_until
+        question = self._tracker.open_start, self._tracker.certain_until, speculate
+        if self._released[0] != question:  # asked for every frame, and what is known changes with every window
+            self._released = question, self._released_until(*question)
+        return self._released[1]
+
+    def _released_until(self, start: int | None, certain: int, speculate: bool) -> int:
         if start is None:
             return certain
         inside_until, begins = self._timeline.boundary(certain) - self._crop, self._begins(start)
@@ -185,7 +194,10 @@ class ClipPlanner:
             position = bisect_right(self.clips, frame, key=lambda clip: clip.start) - 1
             inside = position >= 0 and frame < self.clips[position].end
             return (self.clips[position].start, self.clips[position]) if inside else None
-        return self._piece_of(frame, start)
+        known = start, self._tracker.certain_until
+        if self._piece[0] != known or frame not in self._piece[1]:
+            self._piece = known, *self._piece_of(frame, start)
+        return self._piece[2]
 
     def furthest_end(self, start: int, end: int) -> int:
         """The frame before which a clip that begins at ``start`` must end, in a video that ends before ``end``."""
@@ -214,22 +226,23 @@ class ClipPlanner:
             return self._timeline.boundary(start) + self._crop
         return self._timeline.boundary(snapped) if snapped < self._tracker.certain_until else None
 
-    def _piece_of(self, frame: int, start: int) -> tuple[int, FrameSpan | None] | None:
-        """The piece of the open shot: whole once its end is certain to lie inside the shot."""
+    def _piece_of(self, frame: int, start: int) -> tuple[range, tuple[int, FrameSpan | None] | None]:
+        """The piece of the open shot: whole once its end is certain to lie inside the shot; and for which frames."""
         begins = self._begins(start)
         assert begins is not None
         since = self._timeline.boundary(frame) - begins
         if since < 0:
-            return None
+            return range(frame, frame + 1), None
+        rest = range(frame, self._timeline.num_frames)
         if self._longest is None:
-            return self._timeline.first_frame_at_or_after(begins), None
+            return rest, (self._timeline.first_frame_at_or_after(begins), None)
         piece = since // self._longest
         if piece > 0 and self._rules.max_length_mode == "truncate":
-            return None
+            return rest, None
         begins += piece * self._longest
         ends = begins + self._longest
         inside_until = self._timeline.boundary(self._tracker.certain_until) - self._crop
         span = frames_between(self._timeline, begins, ends)
         assert span is not None
         is_whole = ends <= inside_until and self._longest >= self._minimum
-        return span.start, span if is_whole else None
+        return range(span.start, span.end), (span.start, span if is_whole else None)

@@ -1,6 +1,7 @@
 """Cut points where the picture changes, found by TransNetV2."""
 
 import logging
+import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -129,25 +130,30 @@ class ShotLook:
         self.tracker = ShotTracker(self.within.start, threshold=stage.threshold, forced_cuts=cuts)
         self._detector = WindowedPredictor(stage.model, skip_static=stage.skip_static)
         self._shrink = SmallRgb(profile_needed(task.data), width=48, height=27)
-        self._before: NDArray[np.int16] | None = None
-        self._due: Fraction | None = None
+        self._before: NDArray[np.uint8] | None = None
+        self._step = math.ceil(_MIN_STEP_S / self._timeline.time_base)  # ticks
+        self._due: int | None = None
+        self._next = self.within.start  # the frame that should come
         self._num_decoded = 0
 
     def at(self, frame: av.VideoFrame) -> int:
         """Look at the next frame; gives its index in the source."""
         assert frame.pts is not None
         self._num_decoded += 1
-        index = int(np.searchsorted(self._timeline.ticks, frame.pts))
+        ticks, index = self._timeline.ticks, self._next
+        if index >= len(ticks) or ticks[index] != frame.pts:
+            index = int(np.searchsorted(ticks, frame.pts))
+        self._next = index + 1
         small = self._shrink(frame)
-        wide = small.astype(np.int16)
-        change = float(np.abs(wide - self._before).mean()) if self._before is not None else 0.0
-        self._before = wide
+        change = _mean_difference(small, self._before) if self._before is not None else 0.0
+        self._before = small
         is_due = self._due is None or frame.pts >= self._due
         self.tracker.look(index, change, is_looked_at=is_due)
         if is_due:
-            self._due = frame.pts + _MIN_STEP_S / self._timeline.time_base
+            self._due = frame.pts + self._step
             self._detector.feed(small)
-            self.tracker.know(self._detector.take_known().tolist())
+            if self._detector.has_known:
+                self.tracker.know(self._detector.take_known().tolist())
         return index
 
     def finish(self) -> None:
@@ -163,6 +169,12 @@ class ShotLook:
             self._video.errors["frames"] = f"{expected} frames in the packets, {self._num_decoded} decoded"
         self.tracker.know(self._detector.finish().tolist())
         self.tracker.finish(self.within.end)
+
+
+def _mean_difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """Mean absolute difference of two pictures, in levels."""
+    difference = np.subtract(one, other, dtype=np.int16)
+    return int(np.abs(difference, out=difference).sum(dtype=np.int64)) / difference.size
 
 
 def wanted_pictures(

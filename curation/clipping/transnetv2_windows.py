@@ -49,6 +49,11 @@ class WindowedPredictor:
         self._append(frame, times=1)
         self._num_fed += 1
 
+    @property
+    def has_known(self) -> bool:
+        """Whether ``take_known`` has something to give."""
+        return bool(self._probabilities)
+
     def take_known(self) -> NDArray[np.float32]:
         """The probabilities that became known since the last call; for callers that do not wait for ``finish``."""
         known = np.concatenate([*self._probabilities, np.empty(0, np.float32)])
