@@ -53,7 +53,8 @@ class ShotModel(ResidentModel):
         """
         self._model_dir, self._device = model_dir, device
         self._network: TransNetV2 | None = None
-        self._on_gpu = CombinedCalls(self._predict, max_batch=max_batch)
+        self._max_batch = max_batch
+        self.together = CombinedCalls(self._predict_full, max_batch=max_batch)
         self._loading = threading.Lock()
 
     def setup(self) -> None:
@@ -77,7 +78,12 @@ class ShotModel(ResidentModel):
     def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities of windows."""
         self.setup()
-        return self._on_gpu(batch) if self._device.startswith("cuda") else self._predict(batch)
+        return self.together(batch) if self._device.startswith("cuda") else self._predict(batch)
+
+    def _predict_full(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """A batch that is filled up: on a GPU its size decides how sums are rounded, and who calls together is chance."""
+        rest = np.zeros((max(0, self._max_batch - len(batch)), *batch.shape[1:]), batch.dtype)
+        return self._predict(np.concatenate([batch, rest]))[: len(batch)]
 
     def _predict(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         import torch

