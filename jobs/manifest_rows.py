@@ -53,11 +53,18 @@ def folder_rows(folder: str, suffixes: tuple[str, ...]) -> Rows:
 
 
 def _visible_entries(folder: str, relative: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """Name the videos and the folders in one folder. A dangling link is listed, for ``missing_files`` to report."""
+    """Name the videos and the folders in one folder. A link to nothing is listed, for ``missing_files`` to report."""
     with os.scandir(os.path.join(folder, relative)) as entries:
-        visible = [(relative + entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
+        visible = [(relative + entry.name, _is_folder(entry)) for entry in entries if not entry.name.startswith(".")]
     videos = [path for path, is_folder in visible if not is_folder and path.lower().endswith(suffixes)]
     return videos, [path for path, is_folder in visible if is_folder]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, for example
+        return False
 
 
 def list_rows(source: str) -> Rows:
