@@ -81,7 +81,7 @@ class ShotModel(ResidentModel):
         return self.together(batch) if self._device.startswith("cuda") else self._predict(batch)
 
     def _predict_full(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """A batch that is filled up: on a GPU its size decides how sums are rounded, and who calls together is chance."""
+        """A batch that is filled up: its size decides how a GPU rounds sums, and who calls together is chance."""
         rest = np.zeros((max(0, self._max_batch - len(batch)), *batch.shape[1:]), batch.dtype)
         return self._predict(np.concatenate([batch, rest]))[: len(batch)]
 

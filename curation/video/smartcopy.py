@@ -46,15 +46,6 @@ class _Held:
     is_key: bool
 
 
-def for_ends(settings: EncoderSettings) -> EncoderSettings:
-    """How the frames at a clip's ends are encoded: they are few, so CPU counts and bits do not.
-
-    Three steps of crf make up for what the quickest preset loses against ``superfast``: at crf 20 it has an SSIM of
-    0.991 for 0.63 of the CPU of superfast at crf 23, which has 0.992 (tests/benchmarks/encoder.py).
-    """
-    return replace(settings, encoder="libx264", preset="ultrafast", crf=max(0, settings.crf - 3))
-
-
 class SmartClip:
     """Makes one clip while its packets and frames go by; the interface of ClipEncoder, and ``add_packet``.
 
@@ -79,7 +70,7 @@ class SmartClip:
         """As ClipEncoder; ``why_not_copyable`` must have said None of the source.
 
         Args:
-            settings: those of whole clips, see ``for_ends``.
+            settings: preset, crf and threads of libx264, whatever encoder they name.
             sets: the source's, of its PacketReader.
             end_tick: None while it is not known, see ``end_at``.
         """
@@ -87,7 +78,7 @@ class SmartClip:
         self._start, self._end, self._time_base = start_tick, end_tick, time_base
         self._buffer = io.BytesIO()
         self._container = open_mp4(self._buffer, ticks_per_second=_movie_clock(time_base))
-        self._settings = for_ends(settings)
+        self._settings = replace(settings, encoder="libx264")
         self._video = add_video_stream(self._container, self._settings, profile, time_base=time_base, rate=rate)
         self._video.codec_context.options["x264-params"] += f":sps-id={sets.free_id()}"
         self._body: list[PacketRef] = []
