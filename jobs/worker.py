@@ -212,6 +212,7 @@ def run_shard(run_dir: str, shard: int, attempt: int) -> int:
     config = run.load_config()
     num_videos = _share_cores(config)
     preflight(config)
+    _check_mounted(config.input_video_path)
     lease = Lease(run.lease_path(shard), config.worker.lease_timeout_s)
     if not lease.acquire():
         logger.warning("event=lease_held shard=%d: another worker is at it, nothing to do here", shard)
@@ -243,15 +244,18 @@ def preflight(config: RunConfig) -> None:
     Raises:
         ValueError, FileNotFoundError, StorageError: what is missing, and how to mend it.
     """
-    root = config.input_video_path
-    if root is not None and not Path(root).is_dir():  # a missing mount is no fault of the videos below it
-        raise FileNotFoundError(f"input_video_path {root} is not there on {socket.gethostname()}: is it mounted?")
     choose_encoder(config.clips.encoder)
     if not config.split.is_fixed_stride:
         from curation.clipping.shot_model import find_weights
 
         find_weights(config.split.transnetv2_model_dir)
     storage_for(config.output_clip_path).exists("clips")
+
+
+def _check_mounted(root: str | None) -> None:
+    """A missing mount is no fault of the videos below it."""
+    if root is not None and not Path(root).is_dir():
+        raise FileNotFoundError(f"input_video_path {root} is not there on {socket.gethostname()}: is it mounted?")
 
 
 class _stopping:  # noqa: N801  (a context manager that reads like a statement)
