@@ -181,14 +181,11 @@ def clips_from_shots(
     """
     if crop_s < 0 or (max_length_s is not None and max_length_s <= 0):
         raise ValueError(f"need crop_s >= 0 and max_length_s > 0, got {crop_s} and {max_length_s}")
-    crop, minimum = exact_seconds(crop_s), exact_seconds(min_length_s)
+    minimum = exact_seconds(min_length_s)
     longest = exact_seconds(max_length_s) if max_length_s is not None else None
     clips = []
     for shot in shots:
-        start, end = timeline.boundary(shot.start) + crop, timeline.boundary(shot.end) - crop
-        snapped = snapped_start(timeline, shot.start, crop_s=crop_s) if snap_to_idr else None
-        if snapped is not None and snapped < shot.end:
-            start = timeline.boundary(snapped)
+        start, end = _cropped(timeline, shot, crop_s=crop_s, snap_to_idr=snap_to_idr)
         if longest is not None and max_length_mode == "truncate":
             end = min(end, start + longest)
         while start < end:
@@ -198,6 +195,17 @@ def clips_from_shots(
                 clips.append(span)
             start = stop
     return clips
+
+
+def _cropped(
+    timeline: FrameTimeline, shot: FrameSpan, *, crop_s: float, snap_to_idr: bool
+) -> tuple[Fraction, Fraction]:
+    """What is left of a shot, in seconds."""
+    crop = exact_seconds(crop_s)
+    snapped = snapped_start(timeline, shot.start, crop_s=crop_s) if snap_to_idr else None
+    if snapped is None or snapped >= shot.end:
+        return timeline.boundary(shot.start) + crop, timeline.boundary(shot.end) - crop
+    return timeline.boundary(snapped), timeline.boundary(shot.end) - crop
 
 
 def snapped_start(timeline: FrameTimeline, shot_start: int, *, crop_s: float) -> int | None:

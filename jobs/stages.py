@@ -14,6 +14,7 @@ from curation.registry import SPLITTERS, load_stage
 from curation.video.probe import SourceLimits
 from curation.writing.clip_writer import ClipWriterStage
 from jobs.config import RunConfig
+from jobs.settings import WorkerSettings
 
 
 def build_pipeline(
@@ -25,18 +26,11 @@ def build_pipeline(
         videos_at_once: decode children.
         before_record: as for ``ClipWriterStage``.
     """
-    worker = config.worker
     pipeline = Pipeline(
         "split",
         "videos in; clips, previews, metas and records out",
-        max_failure_rate=worker.max_failure_rate,
-        sandbox=DecodeSandbox(
-            num_children=videos_at_once,
-            memory_bytes=round(worker.child_memory_gb * 2**30),
-            stall_timeout_s=worker.stall_timeout_s,
-            video_timeout_s=worker.video_timeout_s,
-            max_attempts=worker.max_attempts,
-        ),
+        max_failure_rate=config.worker.max_failure_rate,
+        sandbox=_sandbox(config.worker, num_children=videos_at_once),
     )
     limits = SourceLimits(**config.limits.model_dump())
     pipeline.add_stage(VideoReaderStage(allow_truncated=config.clips.allow_truncated, limits=limits))
@@ -58,6 +52,16 @@ def build_pipeline(
         pipeline.add_stage(PreviewStage(**config.previews.model_dump(exclude={"generate_previews"})))
     writer = ClipWriterStage(config.output_clip_path, provenance=provenance(config), before_record=before_record)
     return pipeline.add_stage(writer)
+
+
+def _sandbox(worker: WorkerSettings, *, num_children: int) -> DecodeSandbox:
+    return DecodeSandbox(
+        num_children=num_children,
+        memory_bytes=round(worker.child_memory_gb * 2**30),
+        stall_timeout_s=worker.stall_timeout_s,
+        video_timeout_s=worker.video_timeout_s,
+        max_attempts=worker.max_attempts,
+    )
 
 
 def _splitter(config: RunConfig) -> Stage:

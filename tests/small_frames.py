@@ -1,9 +1,24 @@
-"""Videos as small as the shot detector sees them, made of single pictures: uint8 RGB, shape (num_frames, 27, 48, 3)."""
+"""Videos as small as the shot detector sees them: uint8 RGB, shape (num_frames, 27, 48, 3)."""
 
+from pathlib import Path
+
+import av
 import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 STILL_FRAMES = 120  # before and after a dissolve
+
+
+def small_frames(path: Path) -> NDArray[np.uint8]:
+    """All frames of a video."""
+    shrink = VideoReformatter()
+    with av.open(str(path)) as container:
+        small = [
+            shrink.reformat(frame, 48, 27, "rgb24", interpolation=Interpolation.AREA, threads=1).to_ndarray()
+            for frame in container.decode(video=0)
+        ]
+    return np.stack(small).astype(np.uint8)
 
 
 def static_shot(picture: NDArray[np.uint8], *, num_frames: int) -> NDArray[np.uint8]:

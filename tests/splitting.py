@@ -1,5 +1,6 @@
 """Videos through the stages that every run has, as the tests of these stages need them."""
 
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from curation.clipping.fixed_stride import FixedStrideExtractorStage
 from curation.clipping.reader import VideoReaderStage
 from curation.clipping.transcoding import ClipTranscodingStage
 from curation.model import Clip, Video, VideoTask
-from curation.pipeline import Pipeline
+from curation.pipeline import Pipeline, Stage
 from curation.timeline import FrameSpan
 from curation.video.probe import probe_video
 from tests.synthetic import frames_of, read_number, upright
@@ -71,3 +72,15 @@ def numbers_of(clip: Clip) -> list[int]:
 
 def times_of(clip: Clip) -> list[Fraction]:
     return [time_s for time_s, _ in frames_of(mp4_of(clip))]
+
+
+class Alone(Stage):
+    """A stage that does not share its decode with the next."""
+
+    name = "alone"
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+
+    def process(self, task: VideoTask) -> Iterator[VideoTask]:
+        yield from self._stage.process(task)

@@ -38,7 +38,6 @@ class OnePassStage(Stage):
 
     def __init__(self, splitter: TransNetV2ClipExtractionStage, transcoder: ClipTranscodingStage) -> None:
         self._splitter, self._transcoder = splitter, transcoder
-        self.num_workers = transcoder.num_workers
 
     def setup(self) -> None:
         """Prepare both."""

@@ -34,7 +34,6 @@ class ClipTranscodingStage(Stage):
         window_size: int = 256,
         remainder_threshold: int = 128,
         num_clips_per_chunk: int = 32,
-        num_workers: int = 1,
         clip_encoding: Literal["transcode", "smart-copy"] = "transcode",
     ) -> None:
         """Settings as docs/rules.md (Clips; Windows and previews).
@@ -45,7 +44,6 @@ class ClipTranscodingStage(Stage):
             keep_audio: re-encode the sound to AAC; False drops it.
             window_size: frames of a caption window; each window starts with a key frame.
             num_clips_per_chunk: clips that are listed together; they travel in parts of some 8 MiB.
-            num_workers: videos that are decoded and encoded at once.
             clip_encoding: ``smart-copy`` copies the packets of H.264 sources that allow it and encodes only the frames
                 at a clip's ends that no IDR covers, with libx264; what can't be copied is transcoded and says why.
         """
@@ -54,7 +52,6 @@ class ClipTranscodingStage(Stage):
         self._copies = clip_encoding == "smart-copy"
         self._window_size, self._remainder_threshold = window_size, remainder_threshold
         self._num_clips_per_chunk = num_clips_per_chunk
-        self.num_workers = num_workers
         self._requests: list[FrameRequest] = []
 
     def setup(self) -> None:

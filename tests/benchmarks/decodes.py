@@ -6,7 +6,7 @@ tells what no header does, is not counted there).
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +20,10 @@ from curation.preview.preview import PreviewStage
 from tests.benchmarks.harness import parse_size, verdict
 from tests.benchmarks.whole_pipeline import Done, FrameUser
 from tests.footage import MEDIA, footage
+from tests.splitting import Alone
 
 GOAL = 1.0
 DETECTED, REGULAR = 1.1, 1.0
-
-
-class Alone(Stage):
-    """A stage that does not share its decode with the next."""
-
-    name = "alone"
-
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
-
-    def process(self, task: VideoTask) -> Iterator[VideoTask]:
-        yield from self._stage.process(task)
 
 
 def decodes(make_splitter: Callable[[], Stage], paths: list[Path], **clips: Any) -> float:

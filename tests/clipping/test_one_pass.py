@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -24,6 +23,7 @@ from curation.preview.preview import PreviewStage
 from curation.video.decode import AnyPacket
 from curation.video.h264 import is_idr, length_prefixed_units
 from tests.footage import MEDIA, footage
+from tests.splitting import Alone
 
 pytest.importorskip("torch", reason="the shot detector needs torch: pip install 'clipmill[models]'")
 
@@ -42,18 +42,6 @@ RULES = [
     pytest.param({"min_length_s": 0.5, "crop_s": 0.1, "limit_clips": 2}, id="two clips at most"),
     pytest.param({"min_length_s": 0.5, "crop_s": 0.5, "max_length_s": 1.7, "snap_to_idr": True}, id="snapped to IDRs"),
 ]
-
-
-class Alone(Stage):
-    """A stage that does not share its decode with the next."""
-
-    name = "alone"
-
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
-
-    def process(self, task: VideoTask) -> Iterator[VideoTask]:
-        yield from self._stage.process(task)
 
 
 class RememberingModel(ShotModel):
