@@ -32,6 +32,25 @@ class Rejection:
     limit: float
 
 
+@dataclass(frozen=True, slots=True)
+class CaptionOutcome:
+    """What became of a caption.
+
+    Attributes:
+        status: ``truncated`` when the limit of output tokens cut it off.
+        reason: why it is an error; empty otherwise.
+        prompt_tokens: of the prompt, frames included.
+        output_tokens: that were generated.
+        flags: what someone should look at: ``empty``, ``repeated`` (tokens go round in a circle), ``stage2_failed``.
+    """
+
+    status: Literal["success", "truncated", "error"]
+    reason: str = ""
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    flags: tuple[str, ...] = ()
+
+
 @dataclass
 class _Window:
     """A part of a clip that is captioned and previewed by itself.
@@ -47,6 +66,8 @@ class _Window:
     caption: dict[str, str] = field(default_factory=dict)
     enhanced_caption: dict[str, str] = field(default_factory=dict)
     webp_bytes: bytes | None = None
+
+    caption_outcomes: dict[str, CaptionOutcome] = field(default_factory=dict)  # by key of caption or enhanced caption
 
     @property
     def span(self) -> FrameSpan:
