@@ -24,6 +24,11 @@ def meta(uuid: UUID, version: str) -> str:
     return f"metas/{version}/{uuid}.json"
 
 
+def all_window_captions(version: str) -> str:
+    """The captions of all windows of a run in one annotation version."""
+    return f"{version}/all_window_captions.json"
+
+
 def record(video_id: str) -> str:
     """The record of a video: where it exists, the video is done."""
     return f"processed_videos/{video_id}.json"

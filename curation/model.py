@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.errors import Failure
+from curation.sizes import bytes_held
 from curation.timeline import FrameSpan, FrameTimeline
+from curation.written import WrittenFiles
 
 logger = logging.getLogger(__name__)
 
@@ -74,9 +76,15 @@ class _Window:
         """The window's frames, half-open, relative to the clip."""
         return FrameSpan(self.start_frame, self.end_frame + 1)
 
+    @property
+    def has_caption(self) -> bool:
+        """Whether a model said something of it; an error says nothing."""
+        errors = {key for key, outcome in self.caption_outcomes.items() if outcome.status == "error"}
+        return any(text for key, text in self.caption.items() if key not in errors)
+
     def get_major_size(self) -> int:
         """Bytes held by the window: encoded media, model inputs and captions."""
-        return _bytes_held(
+        return bytes_held(
             self.mp4_bytes,
             self.qwen_llm_input,
             self.x1_input,
@@ -118,6 +126,7 @@ class Clip:
     encoder: str = ""
     notes: dict[str, str] = field(default_factory=dict)
     rejection: Rejection | None = None
+    written: WrittenFiles | None = None
 
     def extract_metadata(self) -> dict[str, Any] | None:
         """Width, height, framerate, num_frames, video_codec and num_bytes of the clip's own mp4.
@@ -146,7 +155,7 @@ class Clip:
 
     def get_major_size(self) -> int:
         """Bytes held by the clip and its windows, every array counted."""
-        return _bytes_held(
+        return bytes_held(
             self.buffer,
             self.extracted_frames,
             self.extracted_frame_indices,
@@ -190,8 +199,9 @@ class ClipStats:
             stats.num_with_embeddings += (
                 clip.cosmos_embed1_embedding is not None or clip.intern_video_2_embedding is not None
             )
-            stats.num_with_caption += any(window.caption for window in clip.windows)
-            stats.num_with_webp += any(window.webp_bytes for window in clip.windows)
+            stats.num_with_caption += any(window.has_caption for window in clip.windows)
+            num_written = clip.written.num_previews if clip.written is not None else 0
+            stats.num_with_webp += num_written > 0 or any(window.webp_bytes for window in clip.windows)
         for clip in filtered:
             stats._count(clip)
             by = clip.rejection.filter if clip.rejection else ""
@@ -200,7 +210,7 @@ class ClipStats:
         return stats
 
     def _count(self, clip: Clip) -> None:
-        self.num_transcoded += clip.buffer is not None
+        self.num_transcoded += clip.buffer is not None or clip.written is not None
         self.total_clip_duration += clip.duration
         self.max_clip_duration = max(self.max_clip_duration, clip.duration)
 
@@ -349,7 +359,7 @@ class Video:
         clips = [*self.clips, *self.filtered_clips]
         line = self.timeline
         times = [line.ticks, line.idr_frames, line.size_changes] if line is not None else []
-        return _bytes_held(self.source_bytes, self.frame_array, times) + sum(c.get_major_size() for c in clips)
+        return bytes_held(self.source_bytes, self.frame_array, times) + sum(c.get_major_size() for c in clips)
 
     def has_metadata(self) -> bool:
         """Whether the fields that every video has are known; a video may have no audio codec."""
@@ -387,22 +397,3 @@ class VideoTask:
     def num_items(self) -> int:
         """Videos in this task: always one."""
         return 1
-
-
-def _bytes_held(*values: Any) -> int:
-    """Bytes of media and arrays in nested containers; numbers and objects without a size count nothing."""
-    total = 0
-    for value in values:
-        if isinstance(value, bytes | bytearray):
-            total += len(value)
-        elif isinstance(value, str):
-            total += len(value.encode())
-        elif isinstance(value, np.ndarray):
-            total += value.nbytes
-        elif isinstance(value, Mapping):
-            total += _bytes_held(*value.values())
-        elif isinstance(value, list | tuple):
-            total += _bytes_held(*value)
-        elif hasattr(value, "element_size") and hasattr(value, "nelement"):  # a torch tensor, without importing torch
-            total += int(value.element_size() * value.nelement())
-    return total

@@ -8,19 +8,23 @@ import json
 import logging
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import curation
 from curation import layout
 from curation.dataset import DatasetSettings, build_dataset
+from curation.errors import StorageError
 from curation.model import ClipStats
 from curation.storage import Storage, storage_for
+from curation.writing.captions import CaptionTotals, add_captions, totals_document, totals_of
+from jobs.captions import caption_report, captions_collected
 from jobs.config import RunConfig
 from jobs.exits import DONE, FAILED, INCOMPLETE, REFUSED
 from jobs.history import History, note_found, read_history
@@ -32,7 +36,13 @@ from jobs.worker import configure_logging
 logger = logging.getLogger(__name__)
 
 _READERS = 16  # records are small: reading them is waiting, mostly
+_RECORDS_AT_ONCE = 64 * _READERS
+_CHUNKS_AT_ONCE = 2 * _READERS
 _SHOWN = 1000  # names listed in the report of a class of failure; the counts are always whole
+
+
+_Item = TypeVar("_Item")
+_Found = TypeVar("_Found")
 
 
 class RefusedError(RuntimeError):
@@ -53,6 +63,7 @@ class Totals:
     num_source_frames: int = 0
     num_decoded_frames: int = 0
     stats: ClipStats = field(default_factory=ClipStats)
+    captions: dict[str, CaptionTotals] = field(default_factory=dict)
     failures: Counter[str] = field(default_factory=Counter)
     failed: list[dict[str, str]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -76,6 +87,7 @@ class Totals:
         self.num_source_frames += record["num_frames"] or 0
         self.num_decoded_frames += record["num_decoded_frames"]
         self.stats.combine(ClipStats(**record["clip_stats"]))
+        add_captions(self.captions, totals_of(record))
 
     def check(self, num_planned: int) -> None:
         """Raise RefusedError unless every planned video is counted once."""
@@ -102,7 +114,7 @@ def aggregate(run: RunDir) -> int:
         logger.error("event=refused: %s", error)
         write_json(run.report_path, {"exit_code": REFUSED, "refused": str(error)})
         return REFUSED
-    dataset = _build_dataset(run, config) if config.output_dataset_path is not None else None
+    dataset = _publish_clips(run, config, totals)
     code = INCOMPLETE if totals.num_missing else DONE
     write_json(run.report_path, _report(totals, history, dataset, code))
     logger.info(
@@ -132,10 +144,15 @@ def records(run: RunDir, storage: Storage) -> Iterator[tuple[ManifestVideo, dict
         except FileNotFoundError:
             return entry, None
 
-    entries = (entry for _, entry in run.manifest_entries())
+    return _read_ahead(read, (entry for _, entry in run.manifest_entries()), at_once=_RECORDS_AT_ONCE)
+
+
+def _read_ahead(read: Callable[[_Item], _Found], items: Iterable[_Item], *, at_once: int) -> Iterator[_Found]:
+    """What ``read`` gives for each item, in order."""
+    left = iter(items)
     with ThreadPoolExecutor(_READERS) as pool:
         # in slices: Executor.map would take in the whole manifest before it gives the first record
-        while batch := list(islice(entries, 64 * _READERS)):
+        while batch := list(islice(left, at_once)):
             yield from pool.map(read, batch)
 
 
@@ -201,14 +218,31 @@ def _summary(totals: Totals, history: History) -> dict[str, Any]:
         "total_num_clips_with_embeddings": stats.num_with_embeddings,
         "total_num_clips_with_caption": stats.num_with_caption,
         "total_num_clips_with_webp": stats.num_with_webp,
+        "total_prompt_tokens": sum(each.prompt_tokens for each in totals.captions.values()),
+        "total_output_tokens": sum(each.output_tokens for each in totals.captions.values()),
+        "captions": totals_document(totals.captions),
     }
 
 
-def _build_dataset(run: RunDir, config: RunConfig) -> dict[str, Any]:
+def _publish_clips(run: RunDir, config: RunConfig, totals: Totals) -> dict[str, Any] | None:
+    """Go through the lists of clips once, for the captions and for the dataset."""
+    clips = storage_for(config.output_clip_path)
+    chunks = _chunks(run, clips)
+    if totals.captions:
+        chunks = captions_collected(chunks, clips)
+    with closing(chunks):
+        if config.output_dataset_path is not None:
+            return _build_dataset(chunks, config)
+        if totals.captions:
+            deque(chunks, maxlen=0)
+    return None
+
+
+def _build_dataset(chunks: Iterable[dict[str, Any]], config: RunConfig) -> dict[str, Any]:
     clips = storage_for(config.output_clip_path)
     assert config.output_dataset_path is not None
     report = build_dataset(
-        _chunks(run, clips),
+        chunks,
         clips=clips,
         output=storage_for(config.output_dataset_path),
         settings=DatasetSettings(**config.dataset.model_dump(), preset=config.clips.preset, crf=config.clips.crf),
@@ -218,14 +252,26 @@ def _build_dataset(run: RunDir, config: RunConfig) -> dict[str, Any]:
         "num_windows": report.num_windows,
         "num_packed": report.num_packed,
         "num_left_out": report.num_left_out,
+        "num_without_caption": report.num_without_caption,
     }
 
 
-def _chunks(run: RunDir, storage: Storage) -> Iterator[dict[str, Any]]:
+def _chunks(run: RunDir, storage: Storage) -> Generator[dict[str, Any], None, None]:
     """The clip lists of every video that is done, in the order of the manifest."""
-    for entry, record in records(run, storage):
-        for index in range(record["num_clip_chunks"] if record else 0):
-            yield json.loads(storage.read(layout.clip_chunk(entry.id, index)))
+
+    def read(path: str) -> dict[str, Any]:
+        try:
+            chunk: dict[str, Any] = json.loads(storage.read(path))
+        except FileNotFoundError as error:
+            raise StorageError(f"{path} is not there; the record of its video says that it is") from error
+        return chunk
+
+    paths = (
+        layout.clip_chunk(entry.id, index)
+        for entry, record in records(run, storage)
+        for index in range(record["num_clip_chunks"] if record else 0)
+    )
+    yield from _read_ahead(read, paths, at_once=_CHUNKS_AT_ONCE)
 
 
 def _report(totals: Totals, history: History, dataset: dict[str, Any] | None, code: int) -> dict[str, Any]:
@@ -237,6 +283,7 @@ def _report(totals: Totals, history: History, dataset: dict[str, Any] | None, co
         "num_failed": totals.num_failed,
         "num_missing": totals.num_missing,
         "clip_stats": asdict(totals.stats),
+        "captions": caption_report(totals.captions, history.engines),
         "num_source_frames": totals.num_source_frames,
         "num_decoded_frames": totals.num_decoded_frames,
         "failures_by_reason": dict(sorted(totals.failures.items())),

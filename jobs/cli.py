@@ -17,6 +17,7 @@ from jobs import exits
 from jobs.aggregation import aggregate as aggregate_run
 from jobs.config import ConfigError, RunConfig, load_config, starter_yaml
 from jobs.launcher import Attempt, Plan, launch, plan_run
+from jobs.models_cli import app as models_app
 from jobs.rundir import RunDir, RunDirError
 from jobs.status import RunStatus, run_status
 from jobs.submitters import SubmissionError, cancel_run
@@ -28,6 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(models_app)
 # no markup and no emoji: brackets and colons in paths and messages are what they are
 out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -176,6 +178,13 @@ def _report_code(code: int, run_dir: RunDir) -> int:
         for reason, count in report["failures_by_reason"].items():
             first = next(each["message"] for each in report["failed_videos"] if each["reason"] == reason)
             err.print(f"failed ({reason}): {count}, such as {first}")
+        for key, totals in report["captions"].items():
+            speed = totals["engine"]["output_tokens_per_s"] if totals["engine"] else None
+            out.print(
+                f"captions {key}: {totals['num_success']} of {totals['num_windows']} windows, "
+                f"{totals['num_truncated']} truncated, {totals['num_error']} errors, {totals['num_flagged']} flagged; "
+                f"{totals['output_tokens']} output tokens" + (f", {speed:.0f} a second" if speed else "")
+            )
         if dataset := report["dataset"]:
             out.print(f"dataset: {dataset['num_packed']} windows packed, {dataset['num_left_out']} left out")
     if code == exits.INCOMPLETE:
@@ -200,6 +209,9 @@ def _print_status(found: RunStatus) -> None:
         out.print("Slurm: " + ", ".join(f"{count} {state}" for state, count in sorted(found.jobs.items())))
     elif found.jobs is None and found.num_shards_running == 0 and not found.is_complete:
         out.print("Slurm does not answer, or is not used; the counts above come from the run's own files")
+    for key, work in sorted(found.captions.items()):
+        speed = f"{work.output_tokens_per_s:.0f} output tokens/s" if work.output_tokens_per_s else "no speed yet"
+        out.print(f"captions {key}: {work.prompt_tokens} prompt and {work.output_tokens} output tokens, {speed}")
     for reason, count in found.failures.items():
         out.print(f"failed ({reason}): {count}, such as {found.first_failures[reason]}")
 

@@ -19,10 +19,12 @@ from pydantic import (
 )
 
 from jobs.settings import (
+    CaptionSettings,
     ClipSettings,
     DatasetSettings,
     LimitSettings,
     LocalSettings,
+    ModelSettings,
     NonNegativeInt,
     PlanSettings,
     PreviewSettings,
@@ -72,6 +74,22 @@ for _yaml in (_Loader, _Dumper):  # YAML 1.2's core schema, which also reads 1e8
     _yaml.add_implicit_resolver(_FLOAT_TAG, _FLOAT, list("-+.0123456789"))
 
 
+CAPTION_RESOURCES = {
+    "captioning_batch_size",
+    "disable_mmcache",
+    "engine",
+    "windows_in_engine",
+    "max_held_gb",
+    "gpu_memory_utilization",
+    "tensor_parallel_size",
+    "engine_stall_timeout_s",
+    "enhance_captions_batch_size",
+    "enhance_captions_gpu",
+    "enhance_captions_gpu_share",
+    "enhance_captions_round_windows",
+}
+
+
 class ConfigError(ValueError):
     """A config with mistakes; ``problems`` holds one line for each."""
 
@@ -98,6 +116,8 @@ class RunConfig(Settings):
     limits: LimitSettings = LimitSettings()
     windows: WindowSettings = WindowSettings()
     previews: PreviewSettings = PreviewSettings()
+    captions: CaptionSettings = CaptionSettings(generate_captions=False)
+    models: ModelSettings = ModelSettings()
     dataset: DatasetSettings = DatasetSettings()
     plan: PlanSettings = PlanSettings()
     worker: WorkerSettings = WorkerSettings()
@@ -114,9 +134,11 @@ class RunConfig(Settings):
     @property
     def content_hash(self) -> str:
         """Names the settings that decide what the output holds; places and resources are not among them."""
+        groups = {"limit_clips", "split", "clips", "windows", "previews"}
         deciding = self.model_dump(
-            include={"limit_clips", "split", "clips", "windows", "previews"},
-            exclude={"split": {"transnetv2_model_dir"}},  # a place: only the published weights are taken
+            include=groups | {"captions"} if self.captions.generate_captions else groups,
+            # places, and what only decides how fast it goes
+            exclude={"split": {"transnetv2_model_dir"}, "captions": CAPTION_RESOURCES},
         )
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -157,7 +179,11 @@ def absolute(config: RunConfig) -> RunConfig:
     """The same config with local paths made absolute: a job does not start in the folder where it was submitted."""
     names = ("run_dir", "input_video_path", "manifest", "output_clip_path", "output_dataset_path")
     split = config.split.model_copy(update={"transnetv2_model_dir": _absolute(config.split.transnetv2_model_dir)})
-    return config.model_copy(update={name: _absolute(getattr(config, name)) for name in names} | {"split": split})
+    models = config.models.model_copy(
+        update={name: _absolute(getattr(config.models, name)) for name in ("model_dir", "copy_weights_to")}
+    )
+    groups = {"split": split, "models": models, "captions": config.captions.with_file_read()}
+    return config.model_copy(update={name: _absolute(getattr(config, name)) for name in names} | groups)
 
 
 def _absolute(path: str | None) -> str | None:
@@ -244,7 +270,8 @@ def starter_yaml() -> str:
         if isinstance(group, type) and issubclass(group, Settings):
             lines += ["", f"# {name}:  # {' '.join((group.__doc__ or '').split())}"]
             lines += [
-                f"#   {key}: {_yaml_value(f.default)}  # {f.description}" for key, f in group.model_fields.items()
+                f"#   {key}: {_yaml_value(getattr(each.default, key))}  # {f.description}"
+                for key, f in group.model_fields.items()
             ]
         else:
             value = _STARTER[name] if name in _STARTER else _yaml_value(each.default)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from jobs.captions import EngineWork, add_engine_work
 from jobs.ledger import ShardLog, read_events
 from jobs.rundir import RunDir
 
@@ -16,6 +17,7 @@ class History:
     times: tuple[float, float] | None = None
     ended: set[str] = field(default_factory=set)
     stage_s: dict[str, Counter[str]] = field(default_factory=dict)
+    engines: dict[str, EngineWork] = field(default_factory=dict)  # by key of captions
 
     @property
     def run_time_s(self) -> float:
@@ -30,6 +32,7 @@ class History:
             self.ended.add(event["video"])
         for stage, seconds in event.get("stages", {}).items():
             self.stage_s.setdefault(stage, Counter()).update(seconds)
+        add_engine_work(self.engines, event)
 
 
 def read_history(run: RunDir) -> History:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from jobs.captions import EngineWork, add_engine_work
 from jobs.ledger import live_leases, read_events
 from jobs.rundir import RunDir
 from jobs.slurm import queue_states
@@ -18,7 +19,8 @@ class RunStatus:
     """Counts of shards and videos now.
 
     ``num_running`` videos are begun in a live shard; ``num_waiting`` are everything that is not done, failed or
-    running. ``videos_per_hour`` and ``eta_s`` are None until two videos ended.
+    running. ``videos_per_hour`` and ``eta_s`` are None until two videos ended. ``captions`` are by key, of the workers
+    that came to their end.
     """
 
     run_dir: str
@@ -37,6 +39,7 @@ class RunStatus:
     jobs: dict[str, int] | None = None
     videos_per_hour: float | None = None
     eta_s: float | None = None
+    captions: dict[str, EngineWork] = field(default_factory=dict)
 
     @property
     def num_waiting(self) -> int:
@@ -48,7 +51,13 @@ class RunStatus:
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values."""
-        return {**asdict(self), "num_waiting": self.num_waiting, "is_complete": self.is_complete}
+        captions = {key: work.to_json() for key, work in sorted(self.captions.items())}
+        return {
+            **asdict(self),
+            "captions": captions,
+            "num_waiting": self.num_waiting,
+            "is_complete": self.is_complete,
+        }
 
 
 def run_status(run: RunDir, *, ask_slurm: bool = True) -> RunStatus:
@@ -105,6 +114,8 @@ def _add_shard(
         elif last in {"start", "released"}:
             begun.discard(video)
             begun = set() if last == "start" else begun
+        elif last == "end":
+            add_engine_work(status.captions, event)
     return begun, last == "end"
 
 

@@ -27,6 +27,7 @@ from jobs.config import RunConfig
 from jobs.exits import DONE, FAILED, INCOMPLETE
 from jobs.ledger import Lease, LeaseLostError, ShardLog, count_begun, read_events, whoami
 from jobs.manifest import ManifestVideo
+from jobs.models_needed import missing_weights
 from jobs.rundir import RunDir
 from jobs.stages import build_pipeline, provenance
 
@@ -85,7 +86,7 @@ class ShardWorker:
         stages = {
             name: {key: round(s, 3) for key, s in asdict(spent).items()} for name, spent in pipeline.times.items()
         }
-        self.log.append("end", attempt=self.attempt, code=code, stages=stages)
+        self.log.append("end", attempt=self.attempt, code=code, stages=stages, **pipeline.measures)
         return code
 
     def _todo(self) -> list[Todo]:
@@ -249,6 +250,8 @@ def preflight(config: RunConfig) -> None:
         from curation.clipping.shot_model import find_weights
 
         find_weights(config.split.transnetv2_model_dir)
+    if missing := missing_weights(config):
+        raise FileNotFoundError("\n".join(missing))
     storage_for(config.output_clip_path).exists("clips")
 
 

@@ -24,6 +24,7 @@ NAME = "12345678-1234-5678-9234-567812345678"
         (layout.record("2024/a.mp4"), "processed_videos/2024/a.mp4.json"),
         (layout.clip_chunk("2024/a.mp4", 3), "processed_clip_chunks/2024/a.mp4_3.json"),
         (layout.SUMMARY, "summary.json"),
+        (layout.all_window_captions("v0"), "v0/all_window_captions.json"),
     ],
 )
 def test_the_output_of_a_split_run_lies_where_the_contract_says(path: str, expected: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from curation import model
 from curation.errors import FailureReason, VideoError
-from curation.model import Clip, ClipStats, Rejection, Video, VideoMetadata, VideoTask, Window
+from curation.model import CaptionOutcome, Clip, ClipStats, Rejection, Video, VideoMetadata, VideoTask, Window
 from curation.timeline import FrameSpan, FrameTimeline
+from curation.written import WrittenFiles
 from tests.synthetic import make_video
 
 # Names, order and defaults as the document lists them; ... stands for a field that has to be given
@@ -172,6 +173,25 @@ def test_two_objects_share_no_container() -> None:
 
 def test_the_end_of_a_window_is_inclusive() -> None:
     assert Window(256, 383).span == FrameSpan(256, 384)
+
+
+@pytest.mark.parametrize(
+    ("caption", "outcomes", "has_caption"),
+    [
+        pytest.param({}, {}, False, id="none"),
+        pytest.param({"qwen": "a"}, {}, True, id="a text"),
+        pytest.param({"qwen": ""}, {"qwen": "success"}, False, id="an empty text"),
+        pytest.param({"qwen": "a"}, {"qwen": "truncated"}, True, id="a truncated text"),
+        pytest.param({"qwen": "a"}, {"qwen": "error"}, False, id="a text beside an error"),
+        pytest.param({"qwen": "a"}, {"qwen": "success", "qwen_lm": "error"}, True, id="an error of the enhancement"),
+        pytest.param({"qwen": "a", "nemotron": "b"}, {"qwen": "error"}, True, id="one of two"),
+    ],
+)
+def test_a_window_has_a_caption_when_a_model_said_something_of_it(
+    caption: dict[str, str], outcomes: dict[str, Literal["success", "truncated", "error"]], has_caption: bool
+) -> None:
+    found = {key: CaptionOutcome(status) for key, status in outcomes.items()}
+    assert Window(0, 255, caption=caption, caption_outcomes=found).has_caption is has_caption
 
 
 def test_the_duration_of_a_clip_is_that_of_its_span() -> None:
@@ -337,6 +357,16 @@ def test_kept_and_filtered_clips_count_by_the_rules_of_the_contract() -> None:
         total_clip_duration=18.5,
         max_clip_duration=10.0,
     )
+
+
+def test_a_clip_that_was_written_counts_as_one_that_is_held() -> None:
+    webp = Window(0, 255, webp_bytes=b"x")
+    held = [make_clip(buffer=b"x", windows=[webp]), make_clip(buffer=b"x", windows=[Window(0, 255)])]
+    written = [
+        make_clip(written=WrittenFiles({}, "sha256", ("clips/a.mp4",), num_previews), windows=[Window(0, 255)])
+        for num_previews in (1, 0)
+    ]
+    assert ClipStats.of(written, []) == ClipStats.of(held, [])
 
 
 def test_no_clips_count_nothing() -> None:

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from curation.errors import FailureReason, VideoError
 from curation.model import Clip, SourceProfile, Video, Window
-from curation.timeline import FrameSpan, FrameTimeline, caption_windows
+from curation.timeline import MIN_WINDOW_FRAMES, FrameSpan, FrameTimeline, caption_windows
 from curation.video.copyplan import PacketReader, PacketRef, why_not_copyable
 from curation.video.decode import AnyPacket, PictureNormalizer
 from curation.video.encode import ClipEncoder, EncoderSettings, sound_end_s
-from curation.video.frames import ClipSampler, FrameRequest, planned_frames
+from curation.video.frames import ClipSampler, FrameRequest, PossibleWindow, planned_frames
 from curation.video.h264 import ParameterSets
 from curation.video.profile import profile_at
 from curation.video.smartcopy import SmartClip
@@ -43,16 +43,28 @@ class ClipRecipe:
     def sampled_frames(self, clip: Clip) -> NDArray[np.int64]:
         """Which frames of a clip the requests ask for, relative to its first, rising."""
         assert clip.frame_times_s is not None
-        times_s, windows = clip.frame_times_s, self.windows(len(clip.frame_times_s))
-        end_s = float(times_s[0]) + clip.duration
-        planned = [planned_frames(request, times_s, end_s, windows) for request in self.requests]
-        return np.unique(np.array([index for indices in planned for index in indices], dtype=np.int64))
+        windows = self.windows(len(clip.frame_times_s))
+        planned = [planned_frames(request, clip, windows) for request in self.requests]
+        indices = [np.empty(0, np.int64), *(found for windows in planned for _, found in windows)]
+        return np.unique(np.concatenate(indices))
 
-    def possible_windows(self, num_frames: int) -> list[FrameSpan]:
-        """All windows that a clip of at most so many frames may have; each may take in a short rest after it."""
-        longest = self.window_size + self.remainder_threshold
-        starts = range(0, num_frames, self.window_size)
-        return [FrameSpan(start, min(start + longest, num_frames)) for start in starts]
+    def possible_windows(self, num_frames: int, *, at_least: int) -> list[PossibleWindow]:
+        """All windows that a clip of at least and at most so many frames may have.
+
+        Each may be whole, or the clip's last: then it may take in a short rest after it, or be one itself.
+        """
+        if at_least == num_frames:
+            return [PossibleWindow(window, window.end) for window in self.windows(num_frames)]
+        shortest = max(self.remainder_threshold, MIN_WINDOW_FRAMES)
+        possible = []
+        for start in range(0, num_frames, self.window_size):
+            whole, furthest = start + self.window_size, min(start + self.window_size + shortest - 1, num_frames)
+            nearest = max(at_least, start + (shortest if start else MIN_WINDOW_FRAMES))
+            if whole <= num_frames:
+                possible.append(PossibleWindow(FrameSpan(start, whole), whole))
+            if nearest <= furthest:
+                possible.append(PossibleWindow(FrameSpan(start, furthest), nearest))
+        return possible
 
 
 class OpenClip:
@@ -64,30 +76,33 @@ class OpenClip:
         video: Video,
         span: FrameSpan,
         *,
-        is_end_known: bool,
+        nearest_end: int | None = None,
         packets: "Packets",
         normalize: PictureNormalizer,
     ) -> None:
         """Begin at ``span.start``; ``span.end`` is the clip's end, or the furthest that it may be.
 
         Args:
+            nearest_end: the nearest that its end may be; None where ``span.end`` is certain.
             normalize: makes pictures of the clip's size.
         """
         self._recipe = recipe
         self.normalize = normalize
         self._timeline = timeline = timeline_needed(video)
         self.start = span.start
-        self.end = span.end if is_end_known else None
+        self.end = span.end if nearest_end is None else None
         self._error: VideoError | None = None
         self._num_scaled = 0
         self._name = f"{video.id} clip from frame {span.start}"
         self._why_encoded = packets.why_not_copyable
         self.encoder = self._encoder(packets)
+        at_least = len(span) if nearest_end is None else nearest_end - span.start
         self._sampler = ClipSampler(
             recipe.requests,
             times_s=timeline.clip_times_s(span),
             end_s=float(timeline.boundary(span.end) - timeline.boundary(span.start)),
-            windows=recipe.possible_windows(len(span)),
+            windows=recipe.possible_windows(len(span), at_least=at_least),
+            nearest_end=at_least,
         )
 
     def _encoder(self, packets: "Packets") -> ClipEncoder | SmartClip:
@@ -315,7 +330,6 @@ class Cutter:
             self._recipe,
             self._video,
             clip.frame_span,
-            is_end_known=True,
             packets=self._packets,
             normalize=self._normalize,
         )

@@ -135,7 +135,7 @@ class _Pass:
             self._recipe,
             self._video,
             furthest,
-            is_end_known=False,
+            nearest_end=min(self._planner.nearest_end(start), furthest.end),
             packets=self._packets,
             normalize=self._normalize,
         )

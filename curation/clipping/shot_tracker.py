@@ -205,6 +205,11 @@ class ClipPlanner:
             return end
         return min(end, self._timeline.first_frame_at_or_after(self._timeline.boundary(start) + self._longest) + 1)
 
+    def nearest_end(self, start: int) -> int:
+        """The frame before which no clip that begins at ``start`` ends: a shorter one is left out."""
+        begins = self._timeline.boundary(max(start - 1, 0))  # seconds: a clip may begin between two frames
+        return max(start + 1, self._timeline.first_frame_at_or_after(begins + self._minimum))
+
     def is_over(self, start: int) -> bool:
         """Whether the shot has ended in which a clip might have begun at ``start``."""
         return self._tracker.open_start is None or start < self._tracker.open_start

@@ -38,6 +38,7 @@ class TransNetV2ClipExtractionStage(Stage):
 
     name = "transnetv2"
     in_child = True
+    gpu_memory_gb = 4.0  # CUDA's own, and the activations of 16 windows by their sizes; not measured
 
     def __init__(
         self,

@@ -56,7 +56,7 @@ class WindowedPredictor:
 
     def take_known(self) -> NDArray[np.float32]:
         """The probabilities that became known since the last call; for callers that do not wait for ``finish``."""
-        known = np.concatenate([*self._probabilities, np.empty(0, np.float32)])
+        known: NDArray[np.float32] = np.concatenate([*self._probabilities, np.empty(0, np.float32)])
         self._probabilities = []
         self._num_taken += len(known)
         return known

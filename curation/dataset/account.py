@@ -15,6 +15,7 @@ class Account:
     clips: set[str] = field(default_factory=set)
     packed_clips: set[str] = field(default_factory=set)
     num_windows: int = 0
+    num_without_caption: int = 0
     left_out: list[LeftOut] = field(default_factory=list)
 
     def expect(self, entry: Mapping[str, Any]) -> None:
@@ -32,6 +33,7 @@ class Account:
             num_left_out_clips=len({each.clip_uuid for each in self.left_out} - self.packed_clips),
             num_windows=self.num_windows,
             num_packed=sum(bucket.num_samples for bucket in packed),
+            num_without_caption=self.num_without_caption,
             left_out=tuple(sorted(self.left_out, key=lambda each: (each.clip_uuid, each.start_frame or 0))),
             buckets=tuple(packed),
         )

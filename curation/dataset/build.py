@@ -11,7 +11,7 @@ from typing import Any
 from curation import layout
 from curation.dataset.account import Account
 from curation.dataset.buckets import RESOLUTION_BINS, Bucket
-from curation.dataset.catalogue import CatalogueWriter, catalogue_writer
+from curation.dataset.catalogue import CatalogueWriter, caption_of, catalogue_writer
 from curation.dataset.content import SampleContent, read_sample
 from curation.dataset.packing import LeftOut, TarPlan, WindowSample, plan_tars, samples_of
 from curation.dataset.report import (
@@ -198,6 +198,7 @@ class _Build:
                 member = _add(tars, sample, content)
                 catalogue.add(sample, content, tar=f"{bucket.folder}/{paths['video']}", member=member)
                 self.account.packed_clips.add(sample.clip_uuid)
+                self.account.num_without_caption += caption_of(content.window) is None
                 mp4_bytes += member.size
             digests = {tree: tar.finish() for tree, tar in tars.items()}
         return PackedTar(paths, digests, mp4_bytes)

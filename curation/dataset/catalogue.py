@@ -86,7 +86,20 @@ def _row(sample: WindowSample, content: SampleContent, *, tar: str, member: Memb
 
 
 def caption_of(window: Mapping[str, Any]) -> str | None:
-    """The window's caption to train on: an enhanced one where there is one, else the first, None without any."""
-    captions = {name: text for name, text in window.items() if name.endswith("_caption") and text}
+    """The window's caption to train on: an enhanced one where there is one, else the first, None without any.
+
+    What stands beside an error is no caption.
+    """
+    captions = {
+        name: text
+        for name, text in window.items()
+        if name.endswith("_caption") and text and _status(window, name) != "error"
+    }
     enhanced = [text for name, text in captions.items() if name.endswith("_enhanced_caption")]
     return next(iter([*enhanced, *captions.values()]), None)
+
+
+def _status(window: Mapping[str, Any], caption: str) -> str | None:
+    key = caption.removesuffix("_caption").removesuffix("_enhanced")
+    status: str | None = window.get(f"{key}_status")
+    return status

@@ -77,6 +77,7 @@ class DatasetReport:
     Attributes:
         num_clips: kept clips: those with a window in the dataset, and those without.
         num_windows: windows of the kept clips: packed or left out.
+        num_without_caption: packed windows that have none.
         left_out: windows, and clips that have none, with the reason.
     """
 
@@ -85,6 +86,7 @@ class DatasetReport:
     num_left_out_clips: int
     num_windows: int
     num_packed: int
+    num_without_caption: int
     left_out: tuple[LeftOut, ...]
     buckets: tuple[PackedBucket, ...]
 
@@ -170,6 +172,7 @@ def report_document(report: DatasetReport, settings: Mapping[str, Any]) -> dict[
         "num_windows": report.num_windows,
         "num_packed": report.num_packed,
         "num_left_out": report.num_left_out,
+        "num_without_caption": report.num_without_caption,
         "num_tars": report.num_tars,
         "num_bytes": report.num_bytes,
         "buckets": [bucket.bucket.folder for bucket in report.buckets],

@@ -1,27 +1,17 @@
 """Stages joined by bounded queues: while one video is decoded, another is written. The only threads of the library."""
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from curation.errors import Failure, StopRunError
 from curation.model import VideoTask
 from curation.pipeline.queues import MAX_QUEUED_TASKS, ByteBoundedQueue
-from curation.pipeline.stage import BatchStage, Stage, apply_batch, apply_stage
+from curation.pipeline.stage import BatchStage, Stage
+from curation.pipeline.stage_run import StageRun, StageTimes
 
 _JUDGED_AFTER_VIDEOS = 100
-
-
-@dataclass
-class StageTimes:
-    """Where the seconds of a stage's threads went: working, waiting for tasks, waiting for room behind it."""
-
-    busy_s: float = 0.0
-    starved_s: float = 0.0
-    blocked_s: float = 0.0
 
 
 class FailureBudgetError(StopRunError):
@@ -61,6 +51,7 @@ class Pipeline:
         self.description = description
         self.stages: list[Stage] = []
         self.times: dict[str, StageTimes] = {}  # by stage, of the last run
+        self.measures: dict[str, dict[str, Any]] = {}  # what stages measured beside
         self._max_queue_bytes = max_queue_bytes
         self._max_failure_rate = max_failure_rate
         self._sandbox = sandbox
@@ -81,7 +72,7 @@ class Pipeline:
             StopRunError: a stage could not read or write, for example, or too many videos failed; what had left the
                 pipeline before stays valid.
         """
-        self.times = {}
+        self.times, self.measures = {}, {}
         stages = self._stages_to_run()
         stop = threading.Event()
         errors: list[BaseException] = []
@@ -89,7 +80,7 @@ class Pipeline:
         queues.append(ByteBoundedQueue(self._max_queue_bytes, stop))
         feeder = threading.Thread(target=_guarded, args=(_feed, errors, stop, tasks, queues[0]), name="feed")
         runs = [
-            _StageRun(stage, source, into, self.times.setdefault(stage.name, StageTimes()))
+            StageRun(stage, source, into, self.times.setdefault(stage.name, StageTimes()), stop)
             for stage, source, into in zip(stages, queues, queues[1:], strict=False)
         ]
         workers = [
@@ -108,8 +99,16 @@ class Pipeline:
                 stage.close()
             for thread in workers:  # the feeder may be waiting inside the caller's iterator
                 thread.join()
+            self._take_measures(stages)
         if errors:
             raise errors[0]
+
+    def _take_measures(self, stages: Sequence[Stage]) -> None:
+        for stage in stages:
+            for name, measured in stage.measures().items():
+                self.measures.setdefault(name, {}).update(measured)
+            if stage.busy_s is not None:
+                self.times[stage.name].busy_s = stage.busy_s
 
     def _stages_to_run(self) -> list[Stage]:
         """The stages, joined where that saves work, each told what it needs to know of the others."""
@@ -195,68 +194,3 @@ def _feed(tasks: Iterable[VideoTask], into: ByteBoundedQueue) -> None:
         if not into.put(task):
             return
     into.put(None)
-
-
-class _StageRun:
-    """A stage at work: its threads take from one queue and put into the next."""
-
-    def __init__(self, stage: Stage, source: ByteBoundedQueue, into: ByteBoundedQueue, times: StageTimes) -> None:
-        self.stage = stage
-        self._source, self._into, self._times = source, into, times
-        self._lock = threading.Lock()
-        self._is_set_up = False
-        self._num_at_work = stage.num_workers
-
-    def work(self) -> None:
-        """What each thread does."""
-        spent, clock = StageTimes(), _Clock()
-        with self._lock:  # one sets up, the others wait
-            if not self._is_set_up:
-                self.stage.setup()
-                self._is_set_up = True
-        spent.busy_s += clock.lap_s()
-        while (task := self._source.get()) is not None:
-            results = self._results(task)
-            spent.starved_s += clock.lap_s()
-            if not self._hand_on(results, spent, clock):
-                return
-        self._source.put(None)  # for the threads beside this one
-        self._leave(spent)
-
-    def _results(self, task: VideoTask) -> Iterator[VideoTask]:
-        if not isinstance(self.stage, BatchStage):
-            return apply_stage(self.stage, task)
-        return apply_batch(self.stage, [task, *self._source.get_present(self.stage.batch_size - 1)])
-
-    def _hand_on(self, results: Iterator[VideoTask], spent: StageTimes, clock: "_Clock") -> bool:
-        """Hand on what becomes of tasks; False when the pipeline was stopped."""
-        for result in results:
-            spent.busy_s += clock.lap_s()
-            has_room = self._into.put(result)
-            spent.blocked_s += clock.lap_s()
-            if not has_room:
-                return False
-        spent.busy_s += clock.lap_s()
-        return True
-
-    def _leave(self, spent: StageTimes) -> None:
-        with self._lock:
-            self._times.busy_s += spent.busy_s
-            self._times.starved_s += spent.starved_s
-            self._times.blocked_s += spent.blocked_s
-            self._num_at_work -= 1
-            is_last = self._num_at_work == 0
-        if is_last:
-            self._into.put(None)
-
-
-class _Clock:
-    """Seconds since the last look."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-
-    def lap_s(self) -> float:
-        now = time.monotonic()
-        lap, self._last = now - self._last, now
-        return lap

@@ -18,8 +18,8 @@ from pathlib import Path
 from curation.errors import FailureReason, StopRunError, VideoError
 from curation.model import VideoTask
 from curation.pipeline.decode_child import ChildSetup
-from curation.pipeline.executor import StageTimes
 from curation.pipeline.stage import Stage
+from curation.pipeline.stage_run import StageTimes
 from curation.pipeline.wire import Message, dump_stages, receive, send
 from curation.resident import ResidentModel
 

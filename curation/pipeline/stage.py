@@ -3,7 +3,7 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from curation.errors import Failure, FailureReason, StopRunError, VideoError
 from curation.model import VideoTask
@@ -19,7 +19,10 @@ class Stage(ABC):
     takes_failures: ClassVar[bool] = False  # whether failed videos are shown to this stage or pass it by
     serves_frames: ClassVar[bool] = False  # whether this stage samples frames for the others
     in_child: ClassVar[bool] = False  # whether it belongs into a decode child, where there are some: it must pickle
-    num_workers: int = 1  # threads that run ``process`` at once, each on a video of its own
+    gpu_memory_gb: ClassVar[float] = 0.0  # what its models take of a GPU, where there is one
+    num_workers: int = 1  # threads that run ``process`` at once; tasks of one video leave in the order they came
+    max_held_bytes: int | None = None  # threads take no further task while theirs hold more; None: no limit
+    busy_s: float | None = None  # its own count of seconds at work, where its threads mostly wait for one thing
 
     def setup(self) -> None:  # noqa: B027  (most stages have nothing to prepare)
         """Load what ``process`` needs (models, encoders); runs once, before the first task."""
@@ -35,6 +38,14 @@ class Stage(ABC):
             VideoError: the video can't be processed; it goes on as a failure with its reason.
             StopRunError: nothing can be processed; the run stops.
         """
+
+    def drained(self) -> Iterable[VideoTask]:
+        """What was held back, once no more tasks come; called once, before the stage after this one is told the end."""
+        return ()
+
+    def measures(self) -> dict[str, dict[str, Any]]:
+        """What it measured, by name, for the log of the run; asked after ``close``."""
+        return {}
 
     def joined(self, following: "Stage") -> "Stage | None":
         """One stage that does the work of this one and the next with fewer decodes, where there is one."""

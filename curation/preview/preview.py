@@ -51,6 +51,7 @@ class PreviewStage(Stage):
         if not 0 <= compression_level <= 6 or not 0 <= quality <= 100:
             raise ValueError(f"need compression_level 0..6 and quality 0..100, got {compression_level} and {quality}")
         self._quality, self._compression_level = quality, compression_level
+        self._target_height = target_height
         self._verbose = verbose
         del num_cpus_per_worker
         self._request = FrameRequest(
@@ -81,9 +82,9 @@ class PreviewStage(Stage):
             logger.warning(
                 "event=low_frame_rate video=%s rate=%.3f target_fps=%g", video.id, rate, self._request.rate_hz
             )
-        if height < self._request.height:
+        if height < self._target_height:
             logger.warning(
-                "event=low_height video=%s height=%d target_height=%d", video.id, height, self._request.height
+                "event=low_height video=%s height=%d target_height=%d", video.id, height, self._target_height
             )
 
     def _preview_clip(self, clip: Clip) -> None:

@@ -11,6 +11,8 @@ from curation.errors import Failure, VideoError
 from curation.model import Clip, ClipStats, Video, VideoTask
 from curation.pipeline import Stage
 from curation.storage import storage_for
+from curation.writing.captions import CaptionTotals, add_captions, count_captions
+from curation.writing.clip_files import release, write_files, write_previews
 from curation.writing.records import chunk_document, clip_entry, clip_meta, record_document
 
 logger = logging.getLogger(__name__)
@@ -23,6 +25,7 @@ class _Chunk:
     kept: list[dict[str, Any]] = field(default_factory=list)
     filtered: list[dict[str, Any]] = field(default_factory=list)
     stats: ClipStats = field(default_factory=ClipStats)
+    captions: dict[str, CaptionTotals] = field(default_factory=dict)
 
 
 @dataclass
@@ -30,6 +33,7 @@ class _Progress:
     """What was written of a video whose record is still to come."""
 
     stats: ClipStats = field(default_factory=ClipStats)
+    captions: dict[str, CaptionTotals] = field(default_factory=dict)
     paths: list[str] = field(default_factory=list)
     num_clips: int = 0
     chunk: _Chunk = field(default_factory=_Chunk)
@@ -62,7 +66,7 @@ class ClipWriterStage(Stage):
         self._provenance = dict(provenance or {})
         self._verbose = verbose
         self._progress: dict[str, _Progress] = {}
-        self._failed: set[str] = set()
+        self._failed: dict[str, bool] = {}  # by video: whether the record that says so is ours
 
     @staticmethod
     def get_output_path_clips(output_path: str, filtered: bool = False) -> str:
@@ -97,15 +101,16 @@ class ClipWriterStage(Stage):
         """
         video = task.data
         if video.id in self._failed:  # its record is written; what a stage before still sends of it is not wanted
+            self._delete(_paths_written(video) if self._failed[video.id] else [])
             return
         progress = self._progress.setdefault(video.id, _Progress())
+        progress.paths += _paths_written(video)
         if video.failure is None:
             try:
                 self._write_part(video, progress)
             except VideoError as error:  # what we encoded can't be read back
                 video.failure = Failure(error.reason, error.message)
         if video.failure is not None:
-            self._failed.add(video.id)
             self._take_back(video, progress)
         elif not video.num_clip_chunks:
             yield task
@@ -113,36 +118,42 @@ class ClipWriterStage(Stage):
         else:
             video.num_total_clips = progress.num_clips
         video.clip_stats = progress.stats
-        self._publish(video)
+        is_ours = self._publish(video, progress)
+        if video.failure is not None:
+            self._failed[video.id] = is_ours
         del self._progress[video.id]
         yield task
 
     def _write_part(self, video: Video, progress: _Progress) -> None:
         chunk = progress.chunk
         chunk.stats.combine(ClipStats.of(video.clips, video.filtered_clips))
+        add_captions(chunk.captions, count_captions([*video.clips, *video.filtered_clips]))
         chunk.kept += [self._write_clip(video, clip, progress) for clip in video.clips]
         chunk.filtered += [self._write_clip(video, clip, progress) for clip in video.filtered_clips]
         if video.clip_chunk_goes_on:
             return
-        document = to_json(chunk_document(video, chunk.kept, chunk.filtered, chunk.stats))
-        self._write(layout.clip_chunk(video.id, video.clip_chunk_index), document, progress)
+        document = chunk_document(video, chunk.kept, chunk.filtered, chunk.stats, captions=chunk.captions)
+        self._write(layout.clip_chunk(video.id, video.clip_chunk_index), to_json(document), progress)
         progress.stats.combine(chunk.stats)
+        add_captions(progress.captions, chunk.captions)
         progress.num_clips += len(chunk.kept) + len(chunk.filtered)
         progress.chunk = _Chunk()
 
     def _write_clip(self, video: Video, clip: Clip, progress: _Progress) -> dict[str, Any]:
+        if clip.buffer is not None:
+            progress.paths += write_files(self._storage, clip).paths
+        else:
+            progress.paths += write_previews(self._storage, clip)
         meta = clip_meta(video, clip, provenance=self._provenance)
         entry = clip_entry(clip, meta)
-        if clip.buffer is not None:
-            self._write(layout.clip(clip.uuid, filtered=clip.rejection is not None), clip.buffer, progress)
-        for window in clip.windows:
-            if window.webp_bytes is not None:
-                path = layout.preview(clip.uuid, window.start_frame, window.end_frame)
-                self._write(path, window.webp_bytes, progress)
         self._write(layout.meta(clip.uuid, self._version), to_json(meta), progress)
         if self._verbose:
             logger.info("event=clip video=%s clip=%s span=%s", video.id, clip.uuid, clip.span)
-        _release(clip)
+        release(clip)
+        clip.written = None  # the documents say it now
+        for window in clip.windows:
+            window.qwen_llm_input = None
+            window.x1_input = None
         return entry
 
     def _write(self, path: str, content: bytes, progress: _Progress) -> None:
@@ -152,25 +163,27 @@ class ClipWriterStage(Stage):
     def _take_back(self, video: Video, progress: _Progress) -> None:
         """Delete what was written of a video, unless another worker finished it: then the files are that one's."""
         done = self._storage.exists(layout.record(video.id))
-        for path in progress.paths if not done else []:
-            self._storage.delete(path)
-        progress.stats = ClipStats()
+        self._delete(progress.paths if not done else [])
+        progress.stats, progress.captions = ClipStats(), {}
 
-    def _publish(self, video: Video) -> None:
+    def _delete(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            self._storage.delete(path)
+
+    def _publish(self, video: Video, progress: _Progress) -> bool:
+        """Write the record; False when another worker was first."""
         if self._before_record is not None:
             self._before_record()
-        record = to_json(record_document(video, video.clip_stats, provenance=self._provenance))
-        if not self._storage.create(layout.record(video.id), record):
+        document = record_document(video, progress.stats, provenance=self._provenance, captions=progress.captions)
+        is_ours = self._storage.create(layout.record(video.id), to_json(document))
+        if not is_ours:
             logger.warning("event=already_recorded video=%s: another worker was first, with the same result", video.id)
         status = video.failure.reason if video.failure else "done"
         logger.info("event=video video=%s status=%s clips=%d", video.id, status, video.clip_stats.num_passed)
+        return is_ours
 
 
-def _release(clip: Clip) -> None:
-    """What is on disk need not stay in memory."""
-    clip.buffer = None
-    clip.frame_times_s = None
-    clip.extracted_frames.clear()
-    for window in clip.windows:
-        window.webp_bytes = None
-        window.mp4_bytes = None
+def _paths_written(video: Video) -> list[str]:
+    """What an earlier stage wrote of the clips that are here."""
+    clips = (*video.clips, *video.filtered_clips)
+    return [path for clip in clips if clip.written is not None for path in clip.written.paths]

@@ -1,21 +1,21 @@
 """The JSON documents of a split run: clip metas, chunk lists, video records (docs/rules.md, Records). Pure."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 from curation import layout
 from curation.model import Clip, ClipStats, Video
+from curation.writing.captions import CaptionTotals, totals_document, window_captions
 
 SCHEMA_VERSION = 1
 
+_PRODUCED = ("width", "height", "framerate", "num_frames", "video_codec", "num_bytes")
+
 
 def clip_meta(video: Video, clip: Clip, *, provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """A clip's metadata; the keys of Cosmos-Curate first, clipmill's own after them."""
-    produced = clip.extract_metadata() or dict.fromkeys(
-        ("width", "height", "framerate", "num_frames", "video_codec", "num_bytes")
-    )
+    """A clip's metadata; the keys of Cosmos-Curate first, clipmill's own after them. Its mp4 is in ``clip.written``."""
     reason = _why_invalid(clip)
     return {
         "span_uuid": str(clip.uuid),
@@ -25,10 +25,12 @@ def clip_meta(video: Video, clip: Clip, *, provenance: Mapping[str, Any]) -> dic
         "height_source": video.metadata.height,
         "framerate_source": video.metadata.framerate,
         "clip_location": layout.clip(clip.uuid, filtered=clip.rejection is not None),
-        **produced,
+        **(clip.written.metadata if clip.written else dict.fromkeys(_PRODUCED)),
         **_scores(clip),
         "errors": clip.errors,
-        "windows": [{"start_frame": w.start_frame, "end_frame": w.end_frame} for w in clip.windows],
+        "windows": [
+            {"start_frame": w.start_frame, "end_frame": w.end_frame, **window_captions(w)} for w in clip.windows
+        ],
         "valid": reason is None,
         "schema_version": SCHEMA_VERSION,
         "valid_reason": reason,
@@ -55,7 +57,7 @@ def _scores(clip: Clip) -> dict[str, Any]:
 
 
 def _why_invalid(clip: Clip) -> str | None:
-    if clip.buffer is None:
+    if clip.written is None:
         return clip.errors.get("transcode", "not transcoded")
     if clip.rejection is not None:
         return f"rejected by {clip.rejection.filter}"
@@ -63,7 +65,8 @@ def _why_invalid(clip: Clip) -> str | None:
 
 
 def clip_entry(clip: Clip, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What a chunk says of a clip: all that packing needs, so that no meta has to be read for planning."""
+    """What a chunk says of a clip, so that no meta has to be read to plan the packing and to collect the captions."""
+    captions = [window_captions(window) for window in clip.windows]
     return {
         "uuid": str(clip.uuid),
         "span": list(clip.span),
@@ -71,15 +74,21 @@ def clip_entry(clip: Clip, meta: Mapping[str, Any]) -> dict[str, Any]:
         "height": meta["height"],
         "num_frames": meta["num_frames"],
         "num_bytes": meta["num_bytes"],
-        "sha256": hashlib.sha256(clip.buffer).hexdigest() if clip.buffer is not None else None,
+        "sha256": clip.written.sha256 if clip.written else None,
         "windows": [[w.start_frame, w.end_frame] for w in clip.windows],
+        **({"captions": captions} if any(captions) else {}),  # one of each window
         "valid": meta["valid"],
         "valid_reason": meta["valid_reason"],
     }
 
 
 def chunk_document(
-    video: Video, kept: list[dict[str, Any]], filtered: list[dict[str, Any]], stats: ClipStats
+    video: Video,
+    kept: list[dict[str, Any]],
+    filtered: list[dict[str, Any]],
+    stats: ClipStats,
+    *,
+    captions: Mapping[str, CaptionTotals],
 ) -> dict[str, Any]:
     """One chunk of a video's clips."""
     return {
@@ -89,12 +98,19 @@ def chunk_document(
         "num_clips": len(kept),
         "num_filtered_clips": len(filtered),
         "clip_stats": asdict(stats),
+        "captions": totals_document(captions),
         "clips": kept,
         "filtered_clips": filtered,
     }
 
 
-def record_document(video: Video, stats: ClipStats, *, provenance: Mapping[str, Any]) -> dict[str, Any]:
+def record_document(
+    video: Video,
+    stats: ClipStats,
+    *,
+    provenance: Mapping[str, Any],
+    captions: Mapping[str, CaptionTotals] = MappingProxyType({}),
+) -> dict[str, Any]:
     """The record of a video: done, or failed with its reason."""
     metadata, profile, failure = video.metadata, video.profile, video.failure
     return {
@@ -117,6 +133,7 @@ def record_document(video: Video, stats: ClipStats, *, provenance: Mapping[str, 
         "num_total_clips": 0 if failure else video.num_total_clips,
         "num_clip_chunks": 0 if failure else video.num_clip_chunks,
         "clip_stats": asdict(stats),
+        "captions": totals_document(captions),
         "errors": video.errors,
         "extra": dict(video.extra),
         "provenance": dict(provenance),

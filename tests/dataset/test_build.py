@@ -224,6 +224,32 @@ def test_captions_and_scores_reach_the_catalogue(run_copy: Path, tmp_path: Path)
     assert (row["caption"], row["aesthetic_score"], row["motion_score"]) == ("A bird on a branch.", 4.5, 0.25)
 
 
+def test_each_sample_has_the_caption_of_its_own_window_and_those_without_are_counted(
+    run_copy: Path, tmp_path: Path
+) -> None:
+    for path in (run_copy / "metas/v0").iterdir():
+        meta = read_json(path)
+        for window in meta["windows"]:
+            name = f"{meta['span_uuid']}_{window['start_frame']}_{window['end_frame']}"
+            has_failed = window["start_frame"] > 0
+            outcome = {"qwen_status": "error", "qwen_reason": "refused"} if has_failed else {"qwen_caption": name}
+            window |= outcome
+        path.write_text(json.dumps(meta))
+    report = build(run_copy, tmp_path / "dataset")
+    for sample in samples_in(tmp_path / "dataset/v0", "metas"):
+        (window,) = json.loads(sample["json"])["windows"]
+        failed = window["start_frame"] > 0
+        assert window.get("qwen_caption") == (None if failed else sample["__key__"])
+        assert window.get("qwen_status") == ("error" if failed else None)
+    captions = {
+        row["key"]: row["caption"] for row in pq.read_table(tmp_path / "dataset/v0/catalogue.parquet").to_pylist()
+    }
+    assert {key for key, caption in captions.items() if caption is None} == {
+        key for key in windows_of(run_copy) if "_256_" in key
+    }
+    assert (report.num_packed, report.num_without_caption) == (5, 2)
+
+
 def test_the_report_accounts_for_every_clip_and_window(built: tuple[Path, DatasetReport]) -> None:
     report = read_json(built[0] / "report.json")
     counts = {name: report[name] for name in report if name.startswith("num_") and name not in {"num_bytes"}}
@@ -234,6 +260,7 @@ def test_the_report_accounts_for_every_clip_and_window(built: tuple[Path, Datase
         "num_windows": 5,
         "num_packed": 5,
         "num_left_out": 0,
+        "num_without_caption": 5,
         "num_tars": len(list(built[0].glob("*/*/*/video/*/*.tar"))),
     }
     assert [each["reason"] for each in report["left_out"]] == ["fewer than 4 frames"] * 2

@@ -44,6 +44,13 @@ def test_the_same_rows_give_the_same_bytes() -> None:
         pytest.param({"qwen_caption": "one", "qwen_lm_enhanced_caption": ""}, "one", id="not when it is empty"),
         pytest.param({"qwen_caption": "one", "nemotron_caption": "two"}, "one", id="the first of two"),
         pytest.param({"qwen_caption": None, "nemotron_caption": "two"}, "two", id="the first that is there"),
+        pytest.param({"qwen_caption": "one", "qwen_status": "truncated"}, "one", id="a truncated one"),
+        pytest.param({"qwen_caption": "one", "qwen_status": "error"}, None, id="not what stands beside an error"),
+        pytest.param(
+            {"qwen_caption": "one", "qwen_lm_enhanced_caption": "two", "qwen_lm_status": "error"},
+            "one",
+            id="not what stands beside an error of the enhancement",
+        ),
     ],
 )
 def test_the_caption_to_train_on(window: dict[str, Any], caption: str | None) -> None:

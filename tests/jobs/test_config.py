@@ -14,7 +14,10 @@ from jobs.config import ConfigError, RunConfig, absolute, load_config, starter_y
 
 NEEDED = {"run_dir": "/runs/a", "input_video_path": "/videos", "output_clip_path": "/clips"}
 HEAD = "".join(f"{key}: {value}\n" for key, value in NEEDED.items())  # lines 1 to 3
-GROUPS = ["split", "clips", "limits", "windows", "previews", "dataset", "plan", "worker", "local", "slurm"]
+GROUPS = [
+    *["split", "clips", "limits", "windows", "previews", "models"],
+    *["dataset", "plan", "worker", "local", "slurm"],
+]
 several_in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
@@ -39,7 +42,7 @@ def problems_of(folder: Path, text: str, *overrides: str) -> list[str]:
 
 
 def run_config(**groups: dict[str, object]) -> RunConfig:
-    return RunConfig.model_validate(NEEDED | groups)
+    return absolute(RunConfig.model_validate(NEEDED | groups))
 
 
 # What is read
@@ -413,8 +416,46 @@ def test_the_starter_names_every_setting_with_its_default_and_its_meaning() -> N
     for name in RunConfig.model_fields:
         group = group_of(name)
         if group is not None:
-            assert document[name] == group().model_dump(mode="json")
+            assert document[name] == RunConfig.model_fields[name].default.model_dump(mode="json")
             assert all(f"  # {each.description}\n" in starter_yaml() for each in group.model_fields.values())
+
+
+def test_captions_are_made_where_their_group_is_written(tmp_path: Path) -> None:
+    assert not loaded(tmp_path, "").captions.generate_captions
+    assert loaded(tmp_path, "captions: {captioning_prompt_variant: av}\n").captions.generate_captions
+    assert not loaded(tmp_path, "captions: {generate_captions: false}\n").captions.generate_captions
+
+
+def test_the_text_of_a_prompt_file_is_kept_in_the_run(tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_text("Describe the traffic.\n")
+    config = loaded(tmp_path, f"captions: {{captioning_prompt_file: {tmp_path}/prompt.txt}}\n")
+    assert config.captions.prompt == "Describe the traffic."
+    (tmp_path / "prompt.txt").write_text("Something else.")
+    assert load_config(config_file(tmp_path, to_yaml(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        pytest.param("captioning_algorithm: blip", "known: qwen, nemotron", id="unknown model"),
+        pytest.param("captioning_prompt_variant: poem", "known: default, av, av-surveillance", id="unknown prompt"),
+        pytest.param("captioning_prompt_file: /nowhere", "can't be read", id="no prompt file"),
+        pytest.param("enhance_captions_algorithm: gpt", "known: qwen_lm", id="unknown text model"),
+    ],
+)
+def test_what_captions_can_not_be_made_of_is_said_with_what_is_known(
+    tmp_path: Path, setting: str, problem: str
+) -> None:
+    (found,) = problems_of(tmp_path, HEAD + f"captions:\n  {setting}\n")
+    assert problem in found
+    assert "FILE:5" in found
+
+
+def test_settings_that_only_decide_how_fast_captions_come_do_not_change_what_the_output_is_called() -> None:
+    on = run_config(captions={}).content_hash
+    assert run_config(captions={"windows_in_engine": 5, "engine": "transformers"}).content_hash == on
+    assert run_config(captions={"captioning_prompt_text": "other"}).content_hash != on
+    assert run_config(captions={"generate_captions": False}).content_hash == run_config().content_hash != on
 
 
 def test_each_setting_of_the_starter_can_be_uncommented_alone(tmp_path: Path) -> None:
@@ -426,7 +467,11 @@ def test_each_setting_of_the_starter_can_be_uncommented_alone(tmp_path: Path) ->
             group = number if not match[1] else group
             wanted = {number} | ({group} if match[1] else set())
             text = "\n".join(re.sub("^# ", "", each) if k in wanted else each for k, each in enumerate(lines))
-            assert load_config(config_file(tmp_path, text)) == expected, line
+            found = load_config(config_file(tmp_path, text))
+            if lines[group or 0].startswith("# captions:") and "generate_captions" not in line:
+                assert found.captions.generate_captions, "writing the group turns captions on"
+                found = found.model_copy(update={"captions": expected.captions})
+            assert found == expected, line
 
 
 @pytest.mark.parametrize(

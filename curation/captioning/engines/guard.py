@@ -1,0 +1,20 @@
+"""Processes that must not outlive this one."""
+
+import subprocess
+from collections.abc import Sequence
+
+
+class Guard:
+    """Ends processes as soon as this one is gone, however it went: a shell waits for the end of a pipe."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._shell = subprocess.Popen(
+            ["/bin/sh", "-c", 'read -r line || kill -9 "$@"', "sh", *map(str, pids)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a signal for this process's group is not for it
+        )
+
+    def dismiss(self) -> None:
+        """Let them be."""
+        self._shell.communicate(b"\n")

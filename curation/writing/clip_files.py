@@ -1,0 +1,81 @@
+"""Writes clips and previews, so that their bytes need not wait in memory for what is still to come."""
+
+import hashlib
+from collections.abc import Iterable
+
+from curation import layout
+from curation.model import Clip, VideoTask
+from curation.pipeline import Stage
+from curation.storage import Storage, storage_for
+from curation.written import WrittenFiles
+
+
+class ClipFilesStage(Stage):
+    """Writes the files of clips before ``ClipWriterStage``, which says of them what it would say had it written them.
+
+    What comes between the two finds neither bytes nor frames on the clips, and rejects none of them. The writer deletes
+    what was written of a video that fails.
+    """
+
+    name = "clip_files"
+
+    def __init__(self, output_path: str) -> None:
+        """Where to write: the same place as the writer."""
+        self._storage = storage_for(output_path)
+
+    def process(self, task: VideoTask) -> Iterable[VideoTask]:
+        """Write what there is of each clip.
+
+        Raises:
+            VideoError: a clip is not a readable video.
+            StorageError: the storage failed.
+        """
+        for clip in (*task.data.clips, *task.data.filtered_clips):
+            if clip.buffer is not None:
+                write_files(self._storage, clip)
+                release(clip)
+        yield task
+
+
+def write_files(storage: Storage, clip: Clip) -> WrittenFiles:
+    """Write a clip's mp4 and previews; what is known of them is on the clip, too.
+
+    Raises:
+        VideoError: the clip is not a readable video; nothing is written.
+        StorageError: the storage failed.
+    """
+    metadata = clip.extract_metadata()
+    assert clip.buffer is not None
+    assert metadata is not None
+    path = layout.clip(clip.uuid, filtered=clip.rejection is not None)
+    storage.write(path, clip.buffer)
+    previews = write_previews(storage, clip)
+    clip.written = WrittenFiles(
+        metadata=metadata,
+        sha256=hashlib.sha256(clip.buffer).hexdigest(),
+        paths=(path, *previews),
+        num_previews=len(previews),
+    )
+    return clip.written
+
+
+def write_previews(storage: Storage, clip: Clip) -> list[str]:
+    """Write the previews of a clip; gives their paths."""
+    previews = {
+        layout.preview(clip.uuid, window.start_frame, window.end_frame): window.webp_bytes
+        for window in clip.windows
+        if window.webp_bytes is not None
+    }
+    for path, webp in previews.items():
+        storage.write(path, webp)
+    return list(previews)
+
+
+def release(clip: Clip) -> None:
+    """What is on disk need not stay in memory, nor what it was made with."""
+    clip.buffer = None
+    clip.frame_times_s = None
+    clip.extracted_frames.clear()
+    for window in clip.windows:
+        window.webp_bytes = None
+        window.mp4_bytes = None
