@@ -19,6 +19,7 @@ from curation import layout
 from curation.documents import to_json
 from curation.errors import Failure, FailureReason
 from curation.model import ClipStats, Video, VideoTask
+from curation.pipeline import Pipeline
 from curation.pipeline.allocator import give_back_large_blocks
 from curation.storage import Storage, storage_for
 from curation.video.encode import choose_encoder
@@ -58,6 +59,7 @@ class ShardWorker:
     log: ShardLog
     videos_at_once: int = 1
     stop: threading.Event = field(default_factory=threading.Event)
+    _pipeline: Pipeline | None = None
     _ended: threading.Event = field(default_factory=threading.Event)
     _last_call: threading.Timer | None = None
     _in_flight: set[str] = field(default_factory=set)  # guarded by _idle, as are the events of videos
@@ -75,6 +77,7 @@ class ShardWorker:
         todo = self._todo()
         logger.info("event=shard shard=%d attempt=%d videos_to_do=%d", self.shard, self.attempt, len(todo))
         pipeline = build_pipeline(self.config, videos_at_once=self.videos_at_once, before_record=self.lease.check)
+        self._pipeline = pipeline
         try:
             for task in pipeline.stream(self._feed(todo)) if todo else ():
                 if task.data.num_clip_chunks or task.data.failure:
@@ -121,8 +124,10 @@ class ShardWorker:
 
     def _feed(self, todo: list[Todo]) -> Iterator[VideoTask]:
         for item in todo:
-            if item.num_begun:
-                self._wait_until_idle()  # a suspect is processed alone: it takes no innocent video with it
+            # what may be quarantined for it is processed alone the last time: it takes no innocent video with it
+            is_suspect = item.num_begun >= max(1, self.config.worker.max_attempts - 1)
+            if is_suspect:
+                self._wait_until_idle()
             if self.stop.is_set():
                 return
             self.lease.check()
@@ -131,7 +136,7 @@ class ShardWorker:
             if not self._begin(item.entry.id):
                 return
             yield VideoTask(task_id=item.entry.id, dataset_name=str(self.run.root), data=to_video(item.entry))
-            if item.num_begun:
+            if is_suspect:
                 self._wait_until_idle()
 
     def _begin(self, video_id: str) -> bool:
@@ -192,7 +197,8 @@ class ShardWorker:
     def _give_up(self) -> None:
         with contextlib.suppress(OSError):  # where the run folder is full or away, too, the process ends
             self.release()
-            self.log.append("end", attempt=self.attempt, code=INCOMPLETE)
+            measures = self._pipeline.measures if self._pipeline is not None else {}
+            self.log.append("end", attempt=self.attempt, code=INCOMPLETE, **measures)
         logger.warning("event=stopped shard=%d unfinished=%d", self.shard, len(self._in_flight))
         logging.shutdown()
         os._exit(INCOMPLETE)  # a decoder deep in C can't be asked to stop; everything published is whole

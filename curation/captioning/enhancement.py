@@ -29,6 +29,7 @@ class CaptionEnhancementStage(Stage):
     """
 
     name = "enhancement"
+    max_idle_s = 120.0  # the worker may be waiting for what is held here
 
     def __init__(
         self,
@@ -108,14 +109,14 @@ class CaptionEnhancementStage(Stage):
         self._held.append(task)
         self._num_held_windows += len(_windows_of(task))
         if self._num_held_windows >= self._round_windows:
-            yield from self._round(self._after, goes_on=True)
+            yield from self._round(self._after)
 
     def drained(self) -> Iterable[VideoTask]:
-        """The last round."""
+        """A round of what is there."""
         if self._after is not None and self._held:
-            yield from self._round(self._after, goes_on=False)
+            yield from self._round(self._after)
 
-    def _round(self, captioner: CaptionGenerationStage, *, goes_on: bool) -> Iterator[VideoTask]:
+    def _round(self, captioner: CaptionGenerationStage) -> Iterator[VideoTask]:
         """Take the captioner's place, enhance what waits, and give the place back."""
         tasks, self._held, self._num_held_windows = self._held, [], 0
         logger.info("event=enhancement_round tasks=%d", len(tasks))
@@ -124,8 +125,7 @@ class CaptionEnhancementStage(Stage):
             self.queue.wake()
             yield from self._enhanced(tasks)
             self.queue.rest()
-            if goes_on:
-                captioner.queue.wake()
+            captioner.queue.wake()
         except QueueClosedError:  # the run ends: nobody waits for these tasks
             return
 

@@ -125,7 +125,7 @@ class CaptionQueue:
                 raise self._error
 
     def wake(self) -> None:
-        """Go on after ``rest``: engines start again."""
+        """Go on after ``rest``: engines start again when there is work for them."""
         with self._changed:
             self._rests = False
             self._changed.notify_all()
@@ -202,7 +202,7 @@ class CaptionQueue:
     def _has_work(self, driver: "_Driver") -> bool:
         if driver.asked:
             return True
-        return driver.engine is not None if self._rests else driver.engine is None or bool(self._waiting)
+        return driver.engine is not None if self._rests else bool(self._waiting) or not driver.has_begun
 
     def _has_ended(self) -> bool:
         return self._is_closed or self._error is not None
@@ -252,6 +252,7 @@ class _Driver:
     def __init__(self, queue: CaptionQueue, start: StartEngine, max_in_engine: int) -> None:
         self._queue, self._start, self._max_in_engine = queue, start, max_in_engine
         self.engine: CaptionEngine | None = None
+        self.has_begun = False  # its first engine starts before there is work
         self.asked: dict[str, _Asked] = {}
         self._last_sign = time.monotonic()
         self._deaths_in_a_row = 0
@@ -270,6 +271,7 @@ class _Driver:
             self.asked = {}
 
     def _work_once(self) -> None:
+        self.has_begun = True
         if not self.asked and self._queue.should_rest():
             self._end_engine()
             return

@@ -51,7 +51,6 @@ class Pipeline:
         self.description = description
         self.stages: list[Stage] = []
         self.times: dict[str, StageTimes] = {}  # by stage, of the last run
-        self.measures: dict[str, dict[str, Any]] = {}  # what stages measured beside
         self._max_queue_bytes = max_queue_bytes
         self._max_failure_rate = max_failure_rate
         self._sandbox = sandbox
@@ -72,7 +71,7 @@ class Pipeline:
             StopRunError: a stage could not read or write, for example, or too many videos failed; what had left the
                 pipeline before stays valid.
         """
-        self.times, self.measures = {}, {}
+        self.times = {}
         stages = self._stages_to_run()
         stop = threading.Event()
         errors: list[BaseException] = []
@@ -99,16 +98,20 @@ class Pipeline:
                 stage.close()
             for thread in workers:  # the feeder may be waiting inside the caller's iterator
                 thread.join()
-            self._take_measures(stages)
+            for stage in stages:
+                if stage.busy_s is not None:
+                    self.times[stage.name].busy_s = stage.busy_s
         if errors:
             raise errors[0]
 
-    def _take_measures(self, stages: Sequence[Stage]) -> None:
-        for stage in stages:
+    @property
+    def measures(self) -> dict[str, dict[str, Any]]:
+        """What stages measured beside their times, so far, by name."""
+        found: dict[str, dict[str, Any]] = {}
+        for stage in self.stages:
             for name, measured in stage.measures().items():
-                self.measures.setdefault(name, {}).update(measured)
-            if stage.busy_s is not None:
-                self.times[stage.name].busy_s = stage.busy_s
+                found.setdefault(name, {}).update(measured)
+        return found
 
     def _stages_to_run(self) -> list[Stage]:
         """The stages, joined where that saves work, each told what it needs to know of the others."""

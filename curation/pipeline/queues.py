@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 
 from curation.model import VideoTask
 
@@ -40,13 +41,19 @@ class ByteBoundedQueue:
         fits = self._held_tasks < self._max_tasks and self._held_bytes + num_bytes <= self._max_bytes
         return fits or self._held_tasks == 0
 
-    def get(self) -> VideoTask | None:
-        """Wait for the next task; None at the end, or when the pipeline was stopped."""
+    def get(self, *, timeout_s: float | None = None) -> VideoTask | None:
+        """Wait for the next task; None at the end, or when the pipeline was stopped.
+
+        Raises:
+            TimeoutError: nothing came for so long.
+        """
+        began = time.monotonic()
         while not self._stop.is_set():
             try:
                 return self._taken(*self._tasks.get(timeout=_POLL_S))
             except queue.Empty:
-                continue
+                if timeout_s is not None and time.monotonic() - began > timeout_s:
+                    raise TimeoutError from None
         return None
 
     def get_present(self, max_tasks: int) -> list[VideoTask]:

@@ -20,6 +20,7 @@ class Stage(ABC):
     serves_frames: ClassVar[bool] = False  # whether this stage samples frames for the others
     in_child: ClassVar[bool] = False  # whether it belongs into a decode child, where there are some: it must pickle
     gpu_memory_gb: ClassVar[float] = 0.0  # what its models take of a GPU, where there is one
+    max_idle_s: float | None = None  # without a task for so long it is asked for what it holds back
     num_workers: int = 1  # threads that run ``process`` at once; tasks of one video leave in the order they came
     max_held_bytes: int | None = None  # threads take no further task while theirs hold more; None: no limit
     busy_s: float | None = None  # its own count of seconds at work, where its threads mostly wait for one thing
@@ -40,11 +41,11 @@ class Stage(ABC):
         """
 
     def drained(self) -> Iterable[VideoTask]:
-        """What was held back, once no more tasks come; called once, before the stage after this one is told the end."""
+        """What was held back, when no more tasks come, or none came for ``max_idle_s``."""
         return ()
 
     def measures(self) -> dict[str, dict[str, Any]]:
-        """What it measured, by name, for the log of the run; asked after ``close``."""
+        """What it measured so far, by name, for the log of the run."""
         return {}
 
     def joined(self, following: "Stage") -> "Stage | None":

@@ -30,7 +30,7 @@ class StageRun:
     ) -> None:
         self.stage = stage
         self._source, self._into, self._times = source, into, times
-        self._turns = _Turns(source, stage.max_held_bytes, stop)
+        self._turns = _Turns(source, stage, stop)
         self._lock = threading.Lock()
         self._is_set_up = False
         self._num_at_work = stage.num_workers
@@ -43,7 +43,7 @@ class StageRun:
                 self.stage.setup()
                 self._is_set_up = True
         spent.busy_s += clock.lap_s()
-        while (turn := self._turns.take()) is not None:
+        while (turn := self._next_turn()) is not None:
             spent.starved_s += clock.lap_s()
             has_room = self._hand_on(turn, spent, clock)
             self._turns.give_back(turn)
@@ -51,6 +51,17 @@ class StageRun:
                 return
         self._source.put(None)  # for the threads beside this one
         self._leave(spent, clock)
+
+    def _next_turn(self) -> "_Turn | None":
+        while True:
+            try:
+                return self._turns.take()
+            except TimeoutError:
+                self._put_held()
+
+    def _put_held(self) -> None:
+        for result in self.stage.drained():
+            self._into.put(result)
 
     def _results(self, task: VideoTask) -> Iterator[VideoTask]:
         if not isinstance(self.stage, BatchStage):
@@ -73,8 +84,7 @@ class StageRun:
             self._num_at_work -= 1
             is_last = self._num_at_work == 0
         if is_last:
-            for result in self.stage.drained():
-                self._into.put(result)
+            self._put_held()
             spent.busy_s += clock.lap_s()
         with self._lock:
             self._times.busy_s += spent.busy_s
@@ -95,23 +105,28 @@ class _Turn:
 class _Turns:
     """Lets tasks of one video leave a stage in the order in which they came, whichever thread is done first.
 
-    Threads take no further task while those that they have hold ``max_held_bytes`` or more.
+    Threads take no further task while those that they have hold the stage's ``max_held_bytes`` or more.
     """
 
-    def __init__(self, source: ByteBoundedQueue, max_held_bytes: int | None, stop: threading.Event) -> None:
-        self._source, self._max_held_bytes, self._stop = source, max_held_bytes, stop
+    def __init__(self, source: ByteBoundedQueue, stage: Stage, stop: threading.Event) -> None:
+        self._source, self._stop = source, stop
+        self._max_held_bytes, self._max_idle_s = stage.max_held_bytes, stage.max_idle_s
         self._taking = threading.Lock()
         self._changed = threading.Condition()
         self._held_bytes = 0
         self._of_video: dict[str, deque[_Turn]] = {}
 
     def take(self) -> _Turn | None:
-        """The next task; None at the end, or when the pipeline was stopped."""
+        """The next task; None at the end, or when the pipeline was stopped.
+
+        Raises:
+            TimeoutError: none came for the stage's ``max_idle_s``.
+        """
         with self._taking:
             with self._changed:
                 while self._is_full() and not self._stop.is_set():
                     self._changed.wait(_POLL_S)
-            task = self._source.get()
+            task = self._source.get(timeout_s=self._max_idle_s)
             if task is None:
                 return None
             turn = _Turn(task, task.data.get_major_size() if self._max_held_bytes is not None else 0)

@@ -224,16 +224,32 @@ def test_beginnings_of_earlier_attempts_count_towards_quarantine(tmp_path: Path,
     assert "ended the worker 3 times" in json.loads(record_path(tmp_path, bad).read_text())["failure"]["message"]
 
 
-def test_suspects_come_last_and_alone(tmp_path: Path, raw: Path, undisturbed: dict[str, str]) -> None:
-    run = planned(tmp_path, raw)
+def test_suspects_come_last_and_alone_before_they_are_quarantined(
+    tmp_path: Path, raw: Path, undisturbed: dict[str, str]
+) -> None:
+    run = planned(tmp_path, raw, worker={"max_attempts": 3})
+    suspects = ids_of(run)[:2]
+    for video in suspects:
+        begin_by_hand(run, video, 2)
+    num_before = len(events(run))
+    code, log = work(run)
+    assert code == exits.DONE, log
+    steps = [(each["event"], each["video"]) for each in events(run)[num_before:] if "video" in each]
+    assert steps[-4:] == [(event, video) for video in suspects for event in ("begin", "done")]
+    assert digests(tmp_path / "out") == undisturbed
+
+
+def test_what_was_begun_once_comes_last_in_company(tmp_path: Path, raw: Path, undisturbed: dict[str, str]) -> None:
+    """A worker that was killed from outside had many videos under way: to do each alone would take for ever."""
+    run = planned(tmp_path, raw, worker={"max_attempts": 3})
     suspects = ids_of(run)[:2]
     for video in suspects:
         begin_by_hand(run, video, 1)
     num_before = len(events(run))
     code, log = work(run)
     assert code == exits.DONE, log
-    steps = [(each["event"], each["video"]) for each in events(run)[num_before:] if "video" in each]
-    assert steps[-4:] == [(event, video) for video in suspects for event in ("begin", "done")]
+    begun = [each["video"] for each in events(run)[num_before:] if each["event"] == "begin"]
+    assert begun[-2:] == suspects
     assert digests(tmp_path / "out") == undisturbed
 
 

@@ -62,11 +62,11 @@ class EngineOptions:
         if self.copy_weights_to is not None:
             weights = copy_node_locally(weights, Path(self.copy_weights_to))
         needs = GpuNeeds(model.weights_gb, self.reserved_gpu_gb, self.tensor_parallel_size)
+        settings.setdefault("system_text", model.system_text)
         engine_settings = EngineSettings(
             weights=str(weights),
             family=model.family,
             sampling=model.sampling,
-            system_text=model.system_text,
             max_in_engine=self.max_in_engine,
             max_model_len=self.max_model_len,
             gpu_memory_utilization=self.gpu_memory_utilization,
