@@ -79,7 +79,10 @@ def windows_of(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def run_all(folder: Path, models: Path, raw: Path, engine: str) -> Path:
     config = write_config(folder, raw, **settings(models, engine=engine), output_dataset_path=str(folder / "dataset"))
-    done = clipmill("run", str(config), VLLM_ENABLE_V1_MULTIPROCESSING="0", **FEW_THREADS)  # starts sooner
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in (FEW_THREADS | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}).items():  # starts sooner
+            patched.setenv(name, value)
+        done = clipmill("run", str(config))
     assert done.returncode == exits.DONE, done.stderr
     assert "captions qwen:" in done.stdout
     return folder
