@@ -148,7 +148,16 @@ def _captioning(config: RunConfig, *, reserved_gpu_gb: float) -> list[Stage]:
     )
     if not captions.enhance_captions:
         return [captioner]
-    enhancement = CaptionEnhancementStage(
+    if is_beside:
+        own = replace(options, gpu_memory_utilization=share * captions.enhance_captions_gpu_share)
+        return [captioner, _enhancement(config, own, after=None)]
+    # what waits for its turn is on disk, but for its text
+    return [captioner, ClipFilesStage(config.output_clip_path), _enhancement(config, options, after=captioner)]
+
+
+def _enhancement(config: RunConfig, options: EngineOptions, *, after: CaptionGenerationStage | None) -> Stage:
+    captions = config.captions
+    return CaptionEnhancementStage(
         model_dir=config.models.model_dir,
         model_variant=captions.enhance_captions_algorithm,
         prompt_variant=captions.enhance_captions_prompt_variant,
@@ -156,14 +165,10 @@ def _captioning(config: RunConfig, *, reserved_gpu_gb: float) -> list[Stage]:
         model_batch_size=captions.enhance_captions_batch_size,
         fp8=captions.enhance_captions_use_fp8_weights,
         max_output_tokens=captions.enhance_captions_max_output_tokens,
-        options=replace(options, gpu_memory_utilization=share * captions.enhance_captions_gpu_share)
-        if is_beside
-        else options,
-        after=None if is_beside else captioner,
+        options=options,
+        after=after,
         round_windows=captions.enhance_captions_round_windows,
     )
-    # what waits for its turn is on disk, but for its text
-    return [captioner, enhancement] if is_beside else [captioner, ClipFilesStage(config.output_clip_path), enhancement]
 
 
 def provenance(config: RunConfig) -> dict[str, Any]:
