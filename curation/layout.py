@@ -34,6 +34,16 @@ def record(video_id: str) -> str:
     return f"processed_videos/{video_id}.json"
 
 
+def embedding_table(name: str, number: int) -> str:
+    """A table of vectors; ``name`` says which model's."""
+    return f"{name}_parquet/{number:06d}.parquet"
+
+
+def embedding_pickle(name: str, uuid: UUID) -> str:
+    """One clip's vector by itself."""
+    return f"{name}/{uuid}.pickle"
+
+
 def clip_chunk(video_id: str, chunk: int) -> str:
     """What became of one chunk of a video's clips."""
     return f"processed_clip_chunks/{video_id}_{chunk}.json"

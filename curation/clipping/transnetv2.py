@@ -24,7 +24,7 @@ from curation.errors import FailureReason, VideoError
 from curation.model import VideoTask
 from curation.pipeline import Stage
 from curation.timeline import FrameSpan, clips_from_shots
-from curation.video.decode import MediaFrame, SeePacket, SmallRgb
+from curation.video.decode import MediaFrame, SeeFrame, SeePacket, SmallRgb
 from curation.video.source import decode_video, profile_needed, timeline_needed
 
 logger = logging.getLogger(__name__)
@@ -179,13 +179,20 @@ def _mean_difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
 
 
 def wanted_pictures(
-    task: VideoTask, within: FrameSpan, *, with_audio: bool, see_packet: SeePacket | None = None
+    task: VideoTask,
+    within: FrameSpan,
+    *,
+    with_audio: bool,
+    see_packet: SeePacket | None = None,
+    see_motion: SeeFrame | None = None,
 ) -> Iterator[MediaFrame]:
     """Decode the frames that the manifest asks for, and if wanted the sound beside them."""
     video, timeline = task.data, timeline_needed(task.data)
     stop = timeline.tick(within.end)
     from_tick = timeline.tick(within.start) if within.start > 0 else None
-    for frame in decode_video(video, from_tick=from_tick, with_audio=with_audio, see_packet=see_packet):
+    for frame in decode_video(
+        video, from_tick=from_tick, with_audio=with_audio, see_packet=see_packet, see_motion=see_motion
+    ):
         if isinstance(frame, av.VideoFrame) and frame.pts is not None and frame.pts >= stop:
             return
         yield frame

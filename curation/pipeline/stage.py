@@ -19,7 +19,7 @@ class Stage(ABC):
     takes_failures: ClassVar[bool] = False  # whether failed videos are shown to this stage or pass it by
     serves_frames: ClassVar[bool] = False  # whether this stage samples frames for the others
     in_child: ClassVar[bool] = False  # whether it belongs into a decode child, where there are some: it must pickle
-    gpu_memory_gb: ClassVar[float] = 0.0  # what its models take of a GPU, where there is one
+    gpu_memory_gb: float = 0.0  # what its models take of a GPU, where there is one
     max_idle_s: float | None = None  # without a task for so long it is asked for what it holds back
     num_workers: int = 1  # threads that run ``process`` at once; tasks of one video leave in the order they came
     max_held_bytes: int | None = None  # threads take no further task while theirs hold more; None: no limit

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import av
 
-from curation.model import SourceProfile
+from curation.source_profile import SourceProfile
 from curation.video.decode import AnyPacket
 from curation.video.h264 import (
     LENGTH_BYTES,

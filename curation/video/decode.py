@@ -13,16 +13,19 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from curation.errors import FailureReason
-from curation.model import DecodeCount, SourceProfile
+from curation.model import DecodeCount
+from curation.source_profile import SourceProfile
 from curation.timeline import FrameTimeline
 from curation.video.container import as_video_error, opened
 from curation.video.deinterlace import Deinterlacer
+from curation.video.lighten import WithoutMotion
 from curation.video.progress import alive
 from curation.video.tonemap import ToneMapper
 
 MediaFrame = av.VideoFrame | av.AudioFrame
 AnyPacket: TypeAlias = "av.Packet[Any]"  # generic in its stub only
 SeePacket = Callable[[AnyPacket], object]
+SeeFrame = Callable[[av.VideoFrame], object]
 
 
 def decode_frames(
@@ -35,6 +38,7 @@ def decode_frames(
     with_audio: bool = False,
     count: DecodeCount | None = None,
     see_packet: SeePacket | None = None,
+    see_motion: SeeFrame | None = None,
 ) -> Iterator[MediaFrame]:
     """Decode the chosen streams in the order of the file.
 
@@ -43,6 +47,8 @@ def decode_frames(
         with_audio: yield the audio stream's frames as well, between the pictures as the file has them.
         count: counts every picture that is decoded, also those before ``from_tick``.
         see_packet: shown every packet of the video stream in the order of the file, before it is decoded.
+        see_motion: shown every picture with its motion vectors, where its codec is one whose decoder tells them;
+            what is yielded has none.
 
     Yields:
         Video frames in rising presentation order, each with a timestamp and progressive, and audio frames.
@@ -52,20 +58,28 @@ def decode_frames(
         StorageError: the file could not be read.
     """
     count = count if count is not None else DecodeCount()
-    packets = demuxed(source, profile, name=name, from_tick=from_tick, with_audio=with_audio)
+    with_motion = see_motion is not None
+    packets = demuxed(source, profile, name=name, from_tick=from_tick, with_audio=with_audio, with_motion=with_motion)
     try:
-        yield from _decode(packets, profile, timeline, from_tick, count, see_packet)
+        yield from _decode(packets, profile, timeline, from_tick, count, see_packet, see_motion)
     except av.error.FFmpegError as error:
         raise as_video_error(error, name=name, reason=FailureReason.DECODE_ERROR, doing="decode") from error
 
 
 def demuxed(
-    source: Path | bytes, profile: SourceProfile, *, name: str, from_tick: int | None = None, with_audio: bool = False
+    source: Path | bytes,
+    profile: SourceProfile,
+    *,
+    name: str,
+    from_tick: int | None = None,
+    with_audio: bool = False,
+    with_motion: bool = False,
 ) -> Iterator[AnyPacket]:
     """The packets of the chosen streams in the order of the file, and at its end an empty one of each.
 
     Args:
         from_tick: begin at a key frame at or before this timestamp, where the container can seek; else at the start.
+        with_motion: their decoder adds its motion vectors to each picture, where its codec is one that can.
 
     Raises:
         VideoError, StorageError: as ``opened``.
@@ -74,16 +88,18 @@ def demuxed(
     if from_tick is not None and not profile.counts_frames:
         with opened(source, name=name) as container:
             if _seek_before(container, profile, from_tick):
-                yield from _packets_of(container, profile, with_audio=with_audio)
+                yield from _packets_of(container, profile, with_audio=with_audio, with_motion=with_motion)
                 return
     with opened(source, name=name) as container:  # opened again: seeking back is not exact in every container
-        yield from _packets_of(container, profile, with_audio=with_audio)
+        yield from _packets_of(container, profile, with_audio=with_audio, with_motion=with_motion)
 
 
 def _packets_of(
-    container: av.container.InputContainer, profile: SourceProfile, *, with_audio: bool
+    container: av.container.InputContainer, profile: SourceProfile, *, with_audio: bool, with_motion: bool
 ) -> Iterator[AnyPacket]:
     streams = [container.streams[profile.video_stream]]
+    if with_motion:  # not otherwise: it costs some 0.2 ms a picture, whoever looks at it
+        streams[0].codec_context.flags2 |= av.codec.context.Flags2.export_mvs
     if with_audio and profile.audio_stream is not None:
         streams.append(container.streams[profile.audio_stream])
     for stream in streams:
@@ -112,9 +128,10 @@ def _decode(
     from_tick: int | None,
     count: DecodeCount,
     see_packet: SeePacket | None,
+    see_motion: SeeFrame | None,
 ) -> Iterator[MediaFrame]:
     times = iter(timeline.ticks.tolist() if profile.counts_frames else ())
-    deinterlacer = Deinterlacer()
+    deinterlacer, lighten = Deinterlacer(), WithoutMotion()
     last: int | None = None
     for packet in packets:
         is_video = packet.stream.index == profile.video_stream
@@ -128,6 +145,9 @@ def _decode(
                 yield frame
             elif isinstance(frame, av.VideoFrame) and is_shown(frame, after=last):
                 last = frame.pts
+                if see_motion is not None:
+                    see_motion(frame)
+                    frame = lighten(frame)
                 yield from _not_before(from_tick, deinterlacer.add(frame))
     yield from _not_before(from_tick, deinterlacer.finish())
 

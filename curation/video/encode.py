@@ -19,7 +19,7 @@ from av.video.reformatter import ColorRange
 from numpy.typing import NDArray
 
 from curation.errors import FailureReason, VideoError
-from curation.model import SourceProfile
+from curation.source_profile import SourceProfile
 from curation.video.decode import seconds_per_tick
 
 logger = logging.getLogger(__name__)

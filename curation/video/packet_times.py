@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.errors import FailureReason, VideoError
-from curation.model import PictureShape, SourceProfile
+from curation.source_profile import PictureShape, SourceProfile
 from curation.timeline import FrameTimeline
 from curation.video.container import as_video_error
 from curation.video.h264 import is_idr, length_prefixed_units, parse_extradata, start_coded_units

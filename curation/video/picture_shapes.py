@@ -9,7 +9,7 @@ import av
 import av.error
 import av.video.stream
 
-from curation.model import PictureShape, SourceProfile
+from curation.source_profile import PictureShape, SourceProfile
 from curation.video.decode import AnyPacket
 from curation.video.h264 import NalType, nal_type, start_coded_units
 

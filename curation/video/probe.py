@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.errors import FailureReason, VideoError
-from curation.model import PictureShape, SourceProfile, Video, VideoMetadata
+from curation.model import Video, VideoMetadata
+from curation.source_profile import PictureShape, SourceProfile
 from curation.timeline import FrameTimeline
 from curation.video.container import as_video_error, check_there, missing_bytes, opened
 from curation.video.packet_times import PacketTimes, idr_frames, packet_times, size_changes

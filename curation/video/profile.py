@@ -12,7 +12,7 @@ import numpy as np
 from av.sidedata.sidedata import SideData
 from av.sidedata.sidedata import Type as SideDataType
 
-from curation.model import HdrSignal, PictureShape, SourceProfile
+from curation.source_profile import HdrSignal, PictureShape, SourceProfile
 from curation.timeline import FrameTimeline
 from curation.video.tonemap import NOMINAL_PEAK
 

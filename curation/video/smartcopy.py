@@ -14,7 +14,7 @@ import av
 import av.container
 import av.error
 
-from curation.model import SourceProfile
+from curation.source_profile import SourceProfile
 from curation.video.copyplan import (
     MAX_REORDERED,
     PacketRef,

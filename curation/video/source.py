@@ -3,14 +3,20 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from curation.model import SourceProfile, Video
+from curation.model import Video
+from curation.source_profile import SourceProfile
 from curation.timeline import FrameTimeline
-from curation.video.decode import MediaFrame, SeePacket, decode_frames
+from curation.video.decode import MediaFrame, SeeFrame, SeePacket, decode_frames
 from curation.video.probe import probe_video
 
 
 def decode_video(
-    video: Video, *, from_tick: int | None = None, with_audio: bool = False, see_packet: SeePacket | None = None
+    video: Video,
+    *,
+    from_tick: int | None = None,
+    with_audio: bool = False,
+    see_packet: SeePacket | None = None,
+    see_motion: SeeFrame | None = None,
 ) -> Iterator[MediaFrame]:
     """Decode a video, see ``decode_frames``; counts in ``Video.decode_count``."""
     return decode_frames(
@@ -22,6 +28,7 @@ def decode_video(
         with_audio=with_audio,
         count=video.decode_count,
         see_packet=see_packet,
+        see_motion=see_motion,
     )
 
 

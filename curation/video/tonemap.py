@@ -13,7 +13,7 @@ from av.filter import Graph
 from av.filter.context import FilterContext
 from numpy.typing import NDArray
 
-from curation.model import HdrSignal
+from curation.source_profile import HdrSignal
 from curation.video.filtering import add_source, new_graph, ready_frames
 
 REFERENCE_WHITE = 203.0

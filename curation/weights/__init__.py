@@ -1,10 +1,12 @@
 """A model's weights: found and checked, fetched from the model hub, copied to a node's own disk."""
 
+from curation.weights.checkpoint import Checkpoint
 from curation.weights.folder import find_weights_folder, weights_bytes, weights_revision
 from curation.weights.hub import PullError, pull
 from curation.weights.node_copy import copy_node_locally
 
 __all__ = [
+    "Checkpoint",
     "PullError",
     "copy_node_locally",
     "find_weights_folder",

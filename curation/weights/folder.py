@@ -17,6 +17,7 @@ def find_weights_folder(
     *,
     revision: str | None = None,
     model_type: str | None = None,
+    file: str = "",
 ) -> Path:
     """The folder of a model's weights.
 
@@ -28,6 +29,7 @@ def find_weights_folder(
         repository: ``organisation/name`` on the hub.
         revision: the commit that a pulled folder must be of.
         model_type: what config.json must say, for ``model_dir`` itself to be taken: its name says nothing.
+        file: that a folder must have instead of the hub's usual ones.
 
     Raises:
         FileNotFoundError: what was looked for and what it lacks, with the command that mends it.
@@ -35,8 +37,10 @@ def find_weights_folder(
     model_dir = Path(model_dir)
     shortcomings = []
     for folder in (model_dir / repository, model_dir / repository.rpartition("/")[2], model_dir):
-        if not (folder / "config.json").is_file() and read_marker(folder) is None:
-            shortcomings.append(f"no config.json in {folder}")
+        if not (folder / (file or "config.json")).is_file() and read_marker(folder) is None:
+            shortcomings.append(f"no {file or 'config.json'} in {folder}")
+        elif file and read_marker(folder) is None:
+            return folder
         elif lack := _shortcoming(folder, repository, revision, model_type if folder == model_dir else None):
             shortcomings.append(lack)
         else:

@@ -1,8 +1,11 @@
 """Writes clips, previews, metas and, last, the record that says a video is done."""
 
 import logging
+import pickle
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from curation import layout
@@ -13,7 +16,8 @@ from curation.pipeline import Stage
 from curation.storage import storage_for
 from curation.writing.captions import CaptionTotals, add_captions, count_captions
 from curation.writing.clip_files import release, write_files, write_previews
-from curation.writing.records import chunk_document, clip_entry, clip_meta, record_document
+from curation.writing.embeddings import embedding_entry, from_text
+from curation.writing.records import chunk_document, clip_entry, clip_meta, record_document, text_match
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +38,7 @@ class _Progress:
 
     stats: ClipStats = field(default_factory=ClipStats)
     captions: dict[str, CaptionTotals] = field(default_factory=dict)
+    text_matches: Counter[str] = field(default_factory=Counter)
     paths: list[str] = field(default_factory=list)
     num_clips: int = 0
     chunk: _Chunk = field(default_factory=_Chunk)
@@ -52,6 +57,8 @@ class ClipWriterStage(Stage):
         annotation_version: str = "v0",
         provenance: Mapping[str, Any] | None = None,
         before_record: Callable[[], None] | None = None,
+        embedding_names: Mapping[str, str] = MappingProxyType({}),
+        writes_pickles: bool = False,
         verbose: bool = False,
     ) -> None:
         """Where and how to write.
@@ -59,10 +66,13 @@ class ClipWriterStage(Stage):
         Args:
             provenance: goes into every document: code version, config hash, model revisions.
             before_record: called before each record; raises StopRunError where this worker may not publish any more.
+            embedding_names: fields of ``Clip`` whose vectors are written, and the folder of each.
+            writes_pickles: a file of each vector by itself, too.
         """
         self._before_record = before_record
         self._storage = storage_for(output_path)
         self._version = annotation_version
+        self._embedding_names, self._writes_pickles = dict(embedding_names), writes_pickles
         self._provenance = dict(provenance or {})
         self._verbose = verbose
         self._progress: dict[str, _Progress] = {}
@@ -128,6 +138,7 @@ class ClipWriterStage(Stage):
         chunk = progress.chunk
         chunk.stats.combine(ClipStats.of(video.clips, video.filtered_clips))
         add_captions(chunk.captions, count_captions([*video.clips, *video.filtered_clips]))
+        progress.text_matches.update(clip_match[0] for clip in video.clips if (clip_match := text_match(clip)))
         chunk.kept += [self._write_clip(video, clip, progress) for clip in video.clips]
         chunk.filtered += [self._write_clip(video, clip, progress) for clip in video.filtered_clips]
         if video.clip_chunk_goes_on:
@@ -145,7 +156,9 @@ class ClipWriterStage(Stage):
         else:
             progress.paths += write_previews(self._storage, clip)
         meta = clip_meta(video, clip, provenance=self._provenance)
-        entry = clip_entry(clip, meta)
+        entry = clip_entry(clip, meta, embeddings=embedding_entry(clip, self._embedding_names))
+        for name, text in entry.get("embeddings", {}).items() if self._writes_pickles else ():
+            self._write(layout.embedding_pickle(name, clip.uuid), pickle.dumps(from_text(text), protocol=5), progress)
         self._write(layout.meta(clip.uuid, self._version), to_json(meta), progress)
         if self._verbose:
             logger.info("event=clip video=%s clip=%s span=%s", video.id, clip.uuid, clip.span)
@@ -174,7 +187,13 @@ class ClipWriterStage(Stage):
         """Write the record; False when another worker was first."""
         if self._before_record is not None:
             self._before_record()
-        document = record_document(video, progress.stats, provenance=self._provenance, captions=progress.captions)
+        document = record_document(
+            video,
+            progress.stats,
+            provenance=self._provenance,
+            captions=progress.captions,
+            text_matches=progress.text_matches,
+        )
         is_ours = self._storage.create(layout.record(video.id), to_json(document))
         if not is_ours:
             logger.warning("event=already_recorded video=%s: another worker was first, with the same result", video.id)

@@ -53,7 +53,14 @@ def _scores(clip: Clip) -> dict[str, Any]:
         }
     if clip.aesthetic_score is not None:
         scores["aesthetic_score"] = clip.aesthetic_score
+    if (match := text_match(clip)) is not None:
+        scores["text_match"] = {"text": match[0], "probability": match[1]}
     return scores
+
+
+def text_match(clip: Clip) -> tuple[str, float] | None:
+    """Which of the texts to verify fits a clip best, and its probability among them."""
+    return clip.cosmos_embed1_text_match or clip.intern_video_2_text_match
 
 
 def _why_invalid(clip: Clip) -> str | None:
@@ -64,8 +71,10 @@ def _why_invalid(clip: Clip) -> str | None:
     return None
 
 
-def clip_entry(clip: Clip, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What a chunk says of a clip, so that no meta has to be read to plan the packing and to collect the captions."""
+def clip_entry(
+    clip: Clip, meta: Mapping[str, Any], *, embeddings: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
+    """What a chunk says of a clip, so that no meta has to be read for packing, or to collect captions and vectors."""
     captions = [window_captions(window) for window in clip.windows]
     return {
         "uuid": str(clip.uuid),
@@ -77,6 +86,7 @@ def clip_entry(clip: Clip, meta: Mapping[str, Any]) -> dict[str, Any]:
         "sha256": clip.written.sha256 if clip.written else None,
         "windows": [[w.start_frame, w.end_frame] for w in clip.windows],
         **({"captions": captions} if any(captions) else {}),  # one of each window
+        **({"embeddings": dict(embeddings)} if embeddings else {}),  # by folder: base64 of little-endian float32
         "valid": meta["valid"],
         "valid_reason": meta["valid_reason"],
     }
@@ -110,6 +120,7 @@ def record_document(
     *,
     provenance: Mapping[str, Any],
     captions: Mapping[str, CaptionTotals] = MappingProxyType({}),
+    text_matches: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The record of a video: done, or failed with its reason."""
     metadata, profile, failure = video.metadata, video.profile, video.failure
@@ -134,6 +145,7 @@ def record_document(
         "num_clip_chunks": 0 if failure else video.num_clip_chunks,
         "clip_stats": asdict(stats),
         "captions": totals_document(captions),
+        "text_matches": dict(sorted(text_matches.items())),  # clips that each text fits best
         "errors": video.errors,
         "extra": dict(video.extra),
         "provenance": dict(provenance),

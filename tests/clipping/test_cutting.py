@@ -5,7 +5,7 @@ from typing import Literal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.clipping.cutting import ClipRecipe
+from curation.clipping.recipe import ClipRecipe
 from curation.clipping.shot_tracker import ClipPlanner, ClipRules, ShotTracker
 from curation.timeline import FrameSpan, FrameTimeline, clips_from_shots
 from curation.video.encode import EncoderSettings

@@ -15,7 +15,7 @@ from jobs.config import ConfigError, RunConfig, absolute, load_config, starter_y
 NEEDED = {"run_dir": "/runs/a", "input_video_path": "/videos", "output_clip_path": "/clips"}
 HEAD = "".join(f"{key}: {value}\n" for key, value in NEEDED.items())  # lines 1 to 3
 GROUPS = [
-    *["split", "clips", "limits", "windows", "previews", "models"],
+    *["split", "clips", "limits", "windows", "filters", "previews", "models"],
     *["dataset", "plan", "worker", "local", "slurm"],
 ]
 several_in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -468,9 +468,10 @@ def test_each_setting_of_the_starter_can_be_uncommented_alone(tmp_path: Path) ->
             wanted = {number} | ({group} if match[1] else set())
             text = "\n".join(re.sub("^# ", "", each) if k in wanted else each for k, each in enumerate(lines))
             found = load_config(config_file(tmp_path, text))
-            if lines[group or 0].startswith("# captions:") and "generate_captions" not in line:
-                assert found.captions.generate_captions, "writing the group turns captions on"
-                found = found.model_copy(update={"captions": expected.captions})
+            for name in ("captions", "embeddings"):
+                if lines[group or 0].startswith(f"# {name}:") and f"generate_{name}" not in line:
+                    assert getattr(found, name) == type(getattr(found, name))(), "writing the group turns it on"
+                    found = found.model_copy(update={name: getattr(expected, name)})
             assert found == expected, line
 
 

@@ -17,7 +17,8 @@ from av.sidedata.sidedata import SideData
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.stream import VideoStream
 
-from curation.model import HdrSignal, Video
+from curation.model import Video
+from curation.source_profile import HdrSignal
 from curation.video.decode import PictureNormalizer, decode_frames
 from curation.video.probe import probe_file, probe_video
 from curation.video.tonemap import hlg_light, pq_light, pq_signal, sdr_signal

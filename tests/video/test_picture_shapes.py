@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curation.errors import FailureReason, VideoError
-from curation.model import PictureShape, Video
+from curation.model import Video
+from curation.source_profile import PictureShape
 from curation.timeline import FrameTimeline
 from curation.video.packet_times import size_changes
 from curation.video.picture_shapes import vp9_size

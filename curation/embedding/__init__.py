@@ -1,0 +1,1 @@
+"""Vectors of clips, and how well texts fit them."""

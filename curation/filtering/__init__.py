@@ -1,0 +1,1 @@
+"""Filters: which clips are left out, and why."""
