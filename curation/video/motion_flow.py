@@ -86,7 +86,7 @@ def _fractions(
 ) -> NDArray[np.float32]:
     """What is left of the displacement of each block, in pixels: at most one in each direction."""
     down, right = (np.repeat(np.repeat(each, _BLOCK, 0), _BLOCK, 1) for each in (rows, columns))
-    y, x = np.indices(first.shape, sparse=True)
+    y, x = np.arange(first.shape[0])[:, None], np.arange(first.shape[1])[None]
     found = padded[y + down + _REACH + 1, x + right + _REACH + 1].astype(np.float32)
     mean = (found + first) / 2
     change, (slope_y, slope_x) = found - first, np.gradient(mean)
