@@ -50,12 +50,15 @@ def pull_models(
 @app.command("list")
 def list_models(model_dir: ModelDir = None) -> None:
     """Show the models that a config can name, and which weights are there."""
-    table = Table("model", "repository", "revision", "GB", *(["weights"] if model_dir else []))
+    table = Table()
+    for column in ("model", "repository", "revision", "GB", *(["weights"] if model_dir else [])):
+        table.add_column(column, overflow="fold")
     for known in known_models():
         model = known.model
         row = [known.name, model.repository, model.revision[:12], f"{model.weights_gb:g}"]
         table.add_row(*row, *([_found(known, model_dir)] if model_dir else []))
-    out.print(table)
+    wide = out if out.is_terminal else Console(width=400)  # what reads a pipe takes any width
+    wide.print(table)
 
 
 def _found(known: NeededModel, model_dir: Path) -> str:

@@ -17,11 +17,7 @@ class WithoutMotion:
         self._layout: tuple[int, int, str] | None = None
 
     def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
-        """The same picture.
-
-        It is not asked whether it has vectors: a frame whose ``side_data`` was touched refers to itself, and its memory
-        waits for the garbage collector.
-        """
+        """The same picture."""
         layout = frame.width, frame.height, frame.format.name
         if layout != self._layout:
             self._open(frame)

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 
 from curation.video.frames import FrameRequest
 from curation.video.motion_flow import FlowMeter
-from curation.video.motion_vectors import MotionSample, sample_vectors, vectors_of
+from curation.video.motion_vectors import MotionSample, has_vectors, sample_vectors, vectors_of
 
 _MIN_SAMPLES = 10
 
@@ -172,9 +172,9 @@ class MotionTrack:
         if index % self._step == 0:
             self.finish()
             if self._is_wanted(index):
-                has_vectors = vectors_of(frame) is not None
-                self._due = _Due(index, frame, has_vectors, takes_next=not has_vectors and self._was_intra)
-                self._was_intra = not has_vectors
+                is_intra = not has_vectors(frame)
+                self._due = _Due(index, frame, not is_intra, takes_next=is_intra and self._was_intra)
+                self._was_intra = is_intra
         if self._due is not None:
             self._measure(self._due, index, frame)
         if frame.pict_type != PictureType.B:
@@ -197,15 +197,17 @@ class MotionTrack:
 
     def _measure(self, due: _Due, index: int, frame: av.VideoFrame) -> None:
         """Measure the frame that is due with the help of this one, or leave it for later."""
-        has_vectors = vectors_of(frame) is not None
-        if has_vectors and (due.has_vectors or due.takes_next):
+        if due.has_vectors and frame.pict_type == PictureType.B:
+            return
+        is_intra = not has_vectors(frame)
+        if not is_intra and (due.has_vectors or due.takes_next):
             if frame.pict_type == PictureType.B:
                 return
             if self._anchor is not None:
                 self._take_vectors(frame, first=self._anchor, last=index)
-        elif not has_vectors and due.has_vectors:
-            return  # an intra picture before the P-frame that is waited for
-        elif not has_vectors:
+        elif is_intra and due.has_vectors:
+            return  # before the P-frame that is waited for
+        elif is_intra:
             if index == due.index:
                 return
             if index == due.index + 1 and _size(frame) == _size(due.frame):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import av
 import numpy as np
 from av.sidedata.motionvectors import MotionVectors
+from av.sidedata.sidedata import SideDataContainer
 from numpy.typing import NDArray
 
 CELL = 8
@@ -29,10 +30,21 @@ class MotionSample:
     is_flow: bool
 
 
+def has_vectors(frame: av.VideoFrame) -> bool:
+    """Whether a decoded picture came with motion vectors."""
+    return _side_data(frame) is not None
+
+
 def vectors_of(frame: av.VideoFrame) -> NDArray[np.void] | None:
     """The motion vectors that came with a decoded picture; None where its codec, or an intra picture, has none."""
-    found = frame.side_data.get("MOTION_VECTORS")
-    return found.to_ndarray() if isinstance(found, MotionVectors) else None
+    found = _side_data(frame)
+    return found.to_ndarray() if found is not None else None
+
+
+def _side_data(frame: av.VideoFrame) -> MotionVectors | None:
+    # what ``frame.side_data`` gives is kept by the frame and keeps it: its memory would wait for the garbage collector
+    found = SideDataContainer(frame).get("MOTION_VECTORS")  # type: ignore[call-arg]  # its stub does not know of it
+    return found if isinstance(found, MotionVectors) else None
 
 
 def sample_vectors(vectors: NDArray[np.void], size: tuple[int, int], *, distance: int) -> MotionSample:
@@ -47,18 +59,20 @@ def sample_vectors(vectors: NDArray[np.void], size: tuple[int, int], *, distance
         distance: frames between it and the one that it refers to.
     """
     width, height = size
-    cells = np.zeros((-(-height // CELL), -(-width // CELL)), np.float32)
-    scale = vectors["motion_scale"].astype(np.float32) * (distance * (width + height))
-    lengths = np.hypot(vectors["motion_x"], vectors["motion_y"]).astype(np.float32) / scale
-    for down in (0, 1):
-        for right in (0, 1):  # blocks of up to 16 pixels cover up to four cells
-            inside = (vectors["h"] > CELL * down) & (vectors["w"] > CELL * right)
-            top = vectors["dst_y"][inside].astype(np.int32) - vectors["h"][inside] // 2
-            left = vectors["dst_x"][inside].astype(np.int32) - vectors["w"][inside] // 2
-            rows, columns = top // CELL + down, left // CELL + right
-            seen = (rows >= 0) & (rows < cells.shape[0]) & (columns >= 0) & (columns < cells.shape[1])
-            cells[rows[seen], columns[seen]] = lengths[inside][seen]
-    return sample_of(cells, size, cell=(float(CELL), float(CELL)), is_flow=False)
+    num_rows, num_columns = -(-height // CELL), -(-width // CELL)
+    cells = np.zeros((num_rows + 1, num_columns + 1), np.float32)  # the last of each side takes what lies outside
+    lengths = np.sqrt(vectors["motion_x"].astype(np.float32) ** 2 + vectors["motion_y"].astype(np.float32) ** 2)
+    lengths /= vectors["motion_scale"].astype(np.float32) * (distance * (width + height))
+    rows = (vectors["dst_y"].astype(np.intp) - vectors["h"] // 2) // CELL
+    columns = (vectors["dst_x"].astype(np.intp) - vectors["w"] // 2) // CELL
+    is_tall, is_wide = vectors["h"] > CELL, vectors["w"] > CELL
+    for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):  # blocks of up to 16 pixels cover up to four cells
+        inside = (is_tall | (not down)) & (is_wide | (not right))
+        row, column = rows[inside] + down, columns[inside] + right
+        row[(row < 0) | (row > num_rows)] = num_rows
+        column[(column < 0) | (column > num_columns)] = num_columns
+        cells[row, column] = lengths[inside]
+    return sample_of(cells[:num_rows, :num_columns], size, cell=(float(CELL), float(CELL)), is_flow=False)
 
 
 def sample_of(
