@@ -25,9 +25,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.patience import PATIENCE_S
 from tests.synthetic import Picture
 
-ANSWER_TIMEOUT_S: Final = 60.0
 FLAGS: Final = (
     "--headless=new",
     "--no-sandbox",  # which root has to do without
@@ -197,10 +197,10 @@ class Chromium:
         self._clip = mp4
         self._tasks.put({"times_s": list(times_s), "play_rate": play_rate})
         try:
-            seen = self._answers.get(timeout=ANSWER_TIMEOUT_S)
+            seen = self._answers.get(timeout=PATIENCE_S)
         except queue.Empty:
             log = self._log.read_text(errors="replace")[-2000:]
-            raise PlayerError(f"no answer in {ANSWER_TIMEOUT_S:g} s (ended: {self._process.poll()}): {log}") from None
+            raise PlayerError(f"no answer in {PATIENCE_S:g} s (ended: {self._process.poll()}): {log}") from None
         if seen["error"]:
             raise PlayerError(seen["error"])
         played = seen["played"] or {"times_s": [], "ended_at_s": None}

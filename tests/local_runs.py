@@ -16,6 +16,7 @@ from jobs.config import RunConfig, load_config
 from jobs.launcher import plan_run
 from jobs.ledger import read_events
 from jobs.rundir import RunDir
+from tests.patience import PATIENCE_S
 from tests.synthetic import make_video
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,7 +67,7 @@ def start_worker(run: RunDir, *, shard: int = 0, attempt: int = 1) -> subprocess
 def work(run: RunDir, *, shard: int = 0, attempt: int = 1) -> tuple[int, str]:
     """Let a worker run to its end; gives its exit code and its log."""
     worker = start_worker(run, shard=shard, attempt=attempt)
-    log = worker.communicate(timeout=120)[1]
+    log = worker.communicate(timeout=PATIENCE_S)[1]
     return worker.returncode, log
 
 
@@ -79,7 +80,7 @@ def videos_of(run: RunDir, event: str, shard: int = 0) -> list[str]:
     return [each["video"] for each in events(run, shard) if each["event"] == event]
 
 
-def wait_for(condition: Callable[[], bool], *, timeout_s: float = 30.0) -> None:
+def wait_for(condition: Callable[[], bool], *, timeout_s: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"not true within {timeout_s} s"
@@ -112,6 +113,6 @@ def clipmill(*arguments: str, cwd: Path = ROOT, **environment: str) -> subproces
         text=True,
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        timeout=120,
+        timeout=PATIENCE_S,
         check=False,
     )

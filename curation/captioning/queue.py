@@ -228,10 +228,13 @@ class CaptionQueue:
             self.use.engine_s += seconds
 
     def _watch(self) -> None:
-        """End engines that hang."""
+        """End engines that hang. A turn that took far longer than it should was spent suspended, together with them."""
         with self._changed:
+            began = time.monotonic()
             while not self._changed.wait_for(self._has_ended, _WATCH_S):
+                slept_s, began = time.monotonic() - began, time.monotonic()
                 for driver in self._drivers:
+                    driver.excuse(max(0.0, slept_s - 2 * _WATCH_S))
                     if driver.silent_s() > self._stall_timeout_s:
                         logger.warning("event=engine_stalled seconds=%.0f: it is ended", driver.silent_s())
                         driver.interrupt()
@@ -351,6 +354,10 @@ class _Driver:
 
     def _sign(self) -> None:
         self._last_sign = time.monotonic()
+
+    def excuse(self, seconds: float) -> None:
+        """Do not count so many seconds of silence."""
+        self._last_sign += seconds
 
     def silent_s(self) -> float:
         """Seconds since an engine with work gave a sign; 0 without work."""

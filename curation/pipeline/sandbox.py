@@ -304,7 +304,8 @@ class _Watch:
             VideoError: STALLED or TIMEOUT.
         """
         now = time.monotonic()
-        waited_s, self._since = now - self._since, now
+        # one turn is at most that long: what is more was spent suspended, together with the child
+        waited_s, self._since = min(now - self._since, 2 * _POLL_S), now
         self._waited_s += waited_s
         self._silent_s = 0.0 if is_sign_of_life or self._waits_for_disk() else self._silent_s + waited_s
         if self._silent_s > self._limits.stall_timeout_s:

@@ -168,8 +168,8 @@ def test_a_captioner_and_an_enhancer_that_share_a_gpu_are_never_there_at_once(
     )
     run(videos, tmp_path, stage, ClipFilesStage(str(tmp_path)), enhancement)
     assert together == []
-    assert log[:4] == ["captioner", "enhancer", "captioner", "enhancer"]
-    assert log.count("enhancer") >= 4  # 200 windows in rounds of 50 or a little more
+    assert log[0] == "captioner"
+    assert log.count("enhancer") >= 3  # 200 windows in rounds of 50 and at most the windows of one task more
 
 
 def test_a_video_that_fails_in_its_middle_leaves_nothing_behind(videos: list[Path], tmp_path: Path) -> None:

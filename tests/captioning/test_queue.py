@@ -11,6 +11,7 @@ import pytest
 from curation.captioning.queue import CaptionQueue, QueueClosedError, StartEngine
 from curation.captioning.requests import CaptionReply, CaptionRequest, EngineDiedError, EngineStartError
 from tests.captioning.engines import ScriptedEngine, scripted
+from tests.patience import PATIENCE_S
 
 
 @contextmanager
@@ -25,7 +26,7 @@ def opened(*starts: StartEngine, **settings: float) -> Iterator[CaptionQueue]:
 def asked(queue: CaptionQueue, **texts: str) -> dict[str, CaptionReply]:
     """The replies to texts by id, asked all at once."""
     futures = {name: queue.submit(CaptionRequest(name, text)) for name, text in texts.items()}
-    return {name: future.result(timeout=30) for name, future in futures.items()}
+    return {name: future.result(timeout=PATIENCE_S) for name, future in futures.items()}
 
 
 def test_each_request_gets_its_own_reply() -> None:
@@ -75,7 +76,7 @@ def test_engines_that_all_die_without_an_answer_end_the_run() -> None:
     with opened(scripted([])) as queue:
         futures = [queue.submit(CaptionRequest(f"{k}", "kills")) for k in range(40)]
         with pytest.raises(EngineStartError, match="6 times without one answer"):
-            futures[-1].result(timeout=30)
+            futures[-1].result(timeout=PATIENCE_S)
         with pytest.raises(EngineStartError):
             queue.submit(CaptionRequest("later", "fine"))
 
@@ -90,7 +91,7 @@ def test_an_engine_that_can_not_be_started_ends_the_run_after_three_tries() -> N
     with opened(start) as queue:
         future = queue.submit(CaptionRequest("a", "fine"))
         with pytest.raises(EngineStartError, match="no such device"):
-            future.result(timeout=30)
+            future.result(timeout=PATIENCE_S)
     assert len(tries) == 3
 
 
@@ -98,6 +99,30 @@ def test_an_engine_that_hangs_is_ended_and_replaced() -> None:
     with opened(scripted([]), stall_timeout_s=0.5) as queue:
         replies = asked(queue, a="fine", b="hangs", c="fine")
     assert {name: reply.status for name, reply in replies.items()} == {"a": "success", "b": "error", "c": "success"}
+
+
+def test_an_engine_that_was_suspended_with_its_worker_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    really, slept_s = time.monotonic, 0.0
+    monkeypatch.setattr("curation.captioning.queue.time.monotonic", lambda: really() + slept_s)
+    at_work, may_end = threading.Event(), threading.Event()
+
+    class Working(ScriptedEngine):
+        def step(self) -> list[CaptionReply]:
+            at_work.set()
+            may_end.wait(PATIENCE_S)
+            return super().step()
+
+        def kill(self) -> None:
+            raise AssertionError("it did not hang")
+
+    with opened(lambda: Working([])) as queue:
+        reply = queue.submit(CaptionRequest("a", "fine"))
+        assert at_work.wait(PATIENCE_S)
+        slept_s = 3600.0
+        time.sleep(3.0)  # the watch looks every second
+        may_end.set()
+        assert reply.result(timeout=PATIENCE_S).status == "success"
+        assert queue.use.num_restarts == 0
 
 
 def test_a_request_goes_in_while_others_are_under_way() -> None:
@@ -114,10 +139,10 @@ def test_a_request_goes_in_while_others_are_under_way() -> None:
 
     with opened(lambda: OneSlow([])) as queue:
         slow = queue.submit(CaptionRequest("slow", "slow"))
-        quick = [queue.submit(CaptionRequest(f"{k}", "quick")).result(timeout=10) for k in range(20)]
+        quick = [queue.submit(CaptionRequest(f"{k}", "quick")).result(timeout=PATIENCE_S) for k in range(20)]
         assert not slow.done()
         may_end.set()
-        assert slow.result(timeout=10).text == "slow"
+        assert slow.result(timeout=PATIENCE_S).text == "slow"
     assert all(reply.status == "success" for reply in quick)
 
 
@@ -147,7 +172,7 @@ def test_resting_engines_end_and_start_again_when_they_are_wanted() -> None:
         assert not waiting.done()
         assert log.count("start") == 1
         queue.wake()
-        assert waiting.result(timeout=10).text == "later"
+        assert waiting.result(timeout=PATIENCE_S).text == "later"
     assert log.count("start") == 2
     assert log[-1] == "close"
 
@@ -176,7 +201,7 @@ def test_closing_lets_nobody_wait() -> None:
     future = queue.submit(CaptionRequest("a", "fine"))
     queue.close()
     with pytest.raises(QueueClosedError):
-        future.result(timeout=5)
+        future.result(timeout=PATIENCE_S)
     with pytest.raises(QueueClosedError):
         queue.submit(CaptionRequest("b", "fine"))
 
@@ -188,7 +213,7 @@ def test_many_threads_that_ask_at_once_get_their_own_replies() -> None:
         rng = random.Random(thread)
         for k in range(30):
             name = f"{thread}-{k}"
-            reply = queue.submit(CaptionRequest(name, f"text of {name}")).result(timeout=30)
+            reply = queue.submit(CaptionRequest(name, f"text of {name}")).result(timeout=PATIENCE_S)
             if reply.text != f"text of {name}":
                 wrong.append(name)
             time.sleep(rng.random() * 0.001)

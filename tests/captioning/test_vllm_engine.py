@@ -21,6 +21,7 @@ from curation.captioning.requests import (
     RequestRefusedError,
     SamplingRules,
 )
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.usefixtures("needs_vllm", "vllm_environment")
 
@@ -119,7 +120,7 @@ def _answers(engine: VllmEngine, requests: list[CaptionRequest]) -> dict[str, Ca
 
 def _finish(engine: VllmEngine, num_replies: int) -> dict[str, CaptionReply]:
     found: dict[str, CaptionReply] = {}
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while len(found) < num_replies and time.monotonic() < deadline:
         found |= {reply.id: reply for reply in engine.step()}
     return found
@@ -305,16 +306,12 @@ def _die_at_work(engine: VllmEngine, end: Callable[[], None], reason: str) -> No
         engine.add(CaptionRequest(f"dying {k}", f"hello {k}", max_output_tokens=2000))
     killer = threading.Timer(0.3, end)
     killer.start()
-    began = time.monotonic()
     with pytest.raises(EngineDiedError, match=reason):
         _finish(engine, 5)
     killer.join()
-    assert time.monotonic() - began < 10
 
 
 def _close(engine: VllmEngine) -> None:
-    began = time.monotonic()
     engine.close()
     engine.close()
-    assert time.monotonic() - began < 30
     assert [process for process in engine._processes if process.is_running()] == []

@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from tests.local_runs import (
     work,
     write_config,
 )
+from tests.patience import PATIENCE_S
 
 ENGINE = {"dtype": "float32", "enforce_eager": True}
 SUMS = ("summary.json", "all_window_captions.json")  # of the aggregation
@@ -130,12 +130,12 @@ def test_a_worker_killed_among_captions_leaves_no_engine_and_a_resume_gives_the_
 ) -> None:
     run = planned(tmp_path, raw, **settings(models, engine="vllm"))
     worker = start_worker(run)
-    wait_for(lambda: bool(videos_of(run, "done")), timeout_s=120)
+    wait_for(lambda: bool(videos_of(run, "done")))
     processes = psutil.Process(worker.pid).children(recursive=True)
     assert any(process.name().startswith("VLLM") for process in processes), processes
     worker.kill()
     assert worker.wait() in (-signal.SIGKILL, exits.DONE)
-    _, left = psutil.wait_procs(processes, timeout=30)
+    _, left = psutil.wait_procs(processes, timeout=PATIENCE_S)
     assert left == [], "processes of the engine live on"
     code, log = work(run)
     assert code == exits.DONE, log
@@ -182,8 +182,6 @@ def test_what_was_asked_stands_in_every_document(models: Path, raw: Path, tmp_pa
 
 def test_missing_weights_are_an_error_of_the_plan_with_the_command_that_mends_it(raw: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path, raw, models={"model_dir": str(tmp_path / "nothing")}, captions={})
-    began = time.monotonic()
     done = clipmill("plan", str(config))
     assert done.returncode == exits.USAGE
     assert f"clipmill models pull --model Qwen/Qwen2.5-VL-7B-Instruct --model-dir {tmp_path}/nothing" in done.stderr
-    assert time.monotonic() - began < 20

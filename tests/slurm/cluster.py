@@ -14,13 +14,14 @@ from pathlib import Path
 from string import Template
 from typing import Self
 
+from tests.patience import PATIENCE_S
+
 from .daemons import ClusterError, Daemon, kill_job_processes, wait_until
 from .loopback import ADDRESS, LoopbackHost, loopback_host, reserved_ports
 
 TEMPLATES = Path(__file__).parent
 SYSTEM_FOLDERS = "/usr/sbin:/sbin"
 MAX_FOLDER_LENGTH = 80  # a unix socket's path, some names deeper, may have 107 bytes
-START_TIMEOUT_S = 60.0
 PROBE_TIMEOUT_S = 5.0
 CANCEL_TIMEOUT_S = 15.0
 END_WITH_THE_TESTS = ("setpriv", "--pdeathsig", "TERM")  # the kernel ends the daemons of a test run that was killed
@@ -168,7 +169,7 @@ class SlurmCluster:
         options = [f"--{option}={self.folder / name}" for option, name in paths.items()]
         # --force: the socket need not be in the reach of other users
         munged = self._start_daemon("munged", "munged", "--foreground", "--force", socket, *options, undo=undo)
-        munged.wait_until(lambda: self._succeeds("munge", "-n", socket), timeout_s=START_TIMEOUT_S)
+        munged.wait_until(lambda: self._succeeds("munge", "-n", socket), timeout_s=PATIENCE_S)
 
     def _start_accounting(self, undo: ExitStack) -> None:
         options = ["--no-defaults", f"--user={_user()}", f"--datadir={self.folder}/database"]
@@ -178,20 +179,20 @@ class SlurmCluster:
         socket = self.folder / "mariadb.socket"
         local = ["--skip-networking", "--skip-grant-tables", f"--socket={socket}"]
         mariadbd = self._start_daemon("mariadbd", "mariadbd", *options, *small, *quick, *local, undo=undo)
-        mariadbd.wait_until(socket.exists, timeout_s=START_TIMEOUT_S)
+        mariadbd.wait_until(socket.exists, timeout_s=PATIENCE_S)
         slurmdbd = self._start_daemon("slurmdbd", "slurmdbd", "-D", undo=undo, MYSQL_UNIX_PORT=str(socket))
-        slurmdbd.wait_until(lambda: self._succeeds("sacctmgr", "-n", "list", "cluster"), timeout_s=START_TIMEOUT_S)
+        slurmdbd.wait_until(lambda: self._succeeds("sacctmgr", "-n", "list", "cluster"), timeout_s=PATIENCE_S)
         self.client("sacctmgr", "-i", "add", "cluster", "clipmill")
 
     def _start_slurm(self, undo: ExitStack) -> None:
         undo.callback(kill_job_processes, self.folder / "slurm.conf")
         slurmctld = self._start_daemon("slurmctld", "slurmctld", "-D", undo=undo)
-        slurmctld.wait_until(lambda: self._succeeds("scontrol", "ping"), timeout_s=START_TIMEOUT_S)
+        slurmctld.wait_until(lambda: self._succeeds("scontrol", "ping"), timeout_s=PATIENCE_S)
         names = [f"n{i + 1}" for i in range(self.nodes)]
         slurmds = {name: self._start_daemon(f"slurmd.{name}", "slurmd", "-D", "-N", name, undo=undo) for name in names}
         undo.callback(self._cancel_jobs, slurmctld)
         for name, slurmd in slurmds.items():
-            slurmd.wait_until(partial(self._is_idle, name), timeout_s=START_TIMEOUT_S)
+            slurmd.wait_until(partial(self._is_idle, name), timeout_s=PATIENCE_S)
 
     def _is_idle(self, node: str) -> bool:
         return self.client("sinfo", "-h", "-n", node, "-o", "%t").strip() == "idle"

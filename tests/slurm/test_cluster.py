@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
+
 from .cluster import SlurmCluster
 from .conftest import require_slurm
 from .daemons import ClusterError, wait_until
-
-JOB_TIMEOUT_S = 30.0
 
 
 def submit(script: str, *options: str) -> str:
@@ -21,8 +21,8 @@ def submit(script: str, *options: str) -> str:
 
 
 def wait_for_end(cluster: SlurmCluster, job_id: str) -> None:
-    assert wait_until(lambda: not cluster.client("squeue", "-h", "-j", job_id), timeout_s=JOB_TIMEOUT_S), (
-        cluster.client("squeue")
+    assert wait_until(lambda: not cluster.client("squeue", "-h", "-j", job_id), timeout_s=PATIENCE_S), cluster.client(
+        "squeue"
     )
 
 
@@ -69,9 +69,9 @@ def test_afterany_runs_once_every_task_of_a_partly_failing_array_has_ended(
 
 def test_a_requeued_job_runs_again_soon(slurm_env: SlurmCluster, tmp_path: Path) -> None:
     job_id = submit(f'touch "{tmp_path}/run-${{SLURM_RESTART_COUNT:-0}}"; sleep 60', "--requeue")
-    assert wait_until((tmp_path / "run-0").exists, timeout_s=JOB_TIMEOUT_S)
+    assert wait_until((tmp_path / "run-0").exists, timeout_s=PATIENCE_S)
     slurm_env.client("scontrol", "requeue", job_id)
-    assert wait_until((tmp_path / "run-1").exists, timeout_s=JOB_TIMEOUT_S)
+    assert wait_until((tmp_path / "run-1").exists, timeout_s=PATIENCE_S)
     slurm_env.client("scancel", job_id)
 
 
@@ -84,7 +84,7 @@ def test_sacct_reports_how_each_task_ended(slurm_accounting_env: SlurmCluster) -
         command = ("sacct", "-n", "-X", "-P", "-j", array_id, "-o", "JobID,State")
         return sorted(slurm_accounting_env.client(*command).split())
 
-    wait_until(lambda: accounted() == expected, timeout_s=JOB_TIMEOUT_S)
+    wait_until(lambda: accounted() == expected, timeout_s=PATIENCE_S)
     assert accounted() == expected
 
 
@@ -107,11 +107,11 @@ def test_a_stopped_cluster_leaves_neither_process_nor_folder(accounting: bool) -
     require_slurm(accounting=accounting)
     with SlurmCluster(nodes=1, accounting=accounting) as cluster:
         mention = str(cluster.folder)
-        orphan = "setsid sleep 600 & sleep 600"
+        orphan = "setsid sleep 6000 & sleep 6000"
         job_id = cluster.client("sbatch", "--parsable", "--output=/dev/null", f"--wrap={orphan}").strip()
-        assert wait_until(lambda: states(cluster, job_id) == {job_id: "RUNNING"}, timeout_s=JOB_TIMEOUT_S)
+        assert wait_until(lambda: states(cluster, job_id) == {job_id: "RUNNING"}, timeout_s=PATIENCE_S)
         assert processes_that_mention(mention)
-    wait_until(lambda: not processes_that_mention(mention), timeout_s=5)
+    wait_until(lambda: not processes_that_mention(mention), timeout_s=PATIENCE_S)
     assert processes_that_mention(mention) == []
     assert not cluster.folder.exists()
 
@@ -132,7 +132,7 @@ def test_the_daemons_of_a_killed_test_process_end() -> None:
             assert process.stdout.readline() == "up\n"
             process.kill()
         mention = f"{folder}/slurm-"
-        wait_until(lambda: not processes_that_mention(mention), timeout_s=10)
+        wait_until(lambda: not processes_that_mention(mention), timeout_s=PATIENCE_S)
         assert processes_that_mention(mention) == []
 
 

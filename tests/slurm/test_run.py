@@ -17,6 +17,7 @@ import yaml
 from jobs import exits
 from jobs.rundir import RunDir
 from tests.footage import MEDIA, footage
+from tests.patience import PATIENCE_S
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.daemons import wait_until
 
@@ -70,10 +71,10 @@ def make_config(folder: Path, raw: Path, **settings: Any) -> Path:
 
 def clipmill(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "jobs.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=240, check=False)
+    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=PATIENCE_S, check=False)
 
 
-def wait_for_report(run: RunDir, *, timeout_s: float = 180) -> dict[str, Any]:
+def wait_for_report(run: RunDir, *, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
     """The report that the aggregation writes last; fails with the jobs' logs when it does not come."""
     if not wait_until(run.report_path.is_file, timeout_s=timeout_s):
         logs = "\n".join(p.read_text()[-2000:] for p in sorted(run.logs_path.rglob("*.out")))
@@ -119,12 +120,11 @@ def kill_a_worker(run: RunDir, *, is_far_enough: Callable[[], bool]) -> str:
         victims[:] = running_workers(run)
         return bool(victims) and is_far_enough()
 
-    assert wait_until(caught, timeout_s=120)
+    assert wait_until(caught, timeout_s=PATIENCE_S)
     os.kill(int(victims[0]["pid"]), signal.SIGKILL)
     return f"{victims[0]['job']}_{victims[0]['task']}"
 
 
-@pytest.mark.timeout(400)
 def test_a_run_on_slurm_equals_the_local_run_byte_for_byte(
     slurm_accounting_env: SlurmCluster, tmp_path: Path, raw: Path, undisturbed: dict[str, str]
 ) -> None:
@@ -138,7 +138,6 @@ def test_a_run_on_slurm_equals_the_local_run_byte_for_byte(
     assert digests(tmp_path) == undisturbed
 
 
-@pytest.mark.timeout(600)
 def test_a_killed_task_is_resumed_to_the_same_bytes(
     slurm_env: SlurmCluster, tmp_path: Path, raw: Path, undisturbed: dict[str, str]
 ) -> None:
@@ -160,7 +159,6 @@ def test_a_killed_task_is_resumed_to_the_same_bytes(
     assert digests(tmp_path) == undisturbed
 
 
-@pytest.mark.timeout(400)
 def test_status_tells_where_a_run_on_slurm_stands_and_cancel_leaves_it_resumable(
     slurm_env: SlurmCluster, tmp_path: Path, raw: Path
 ) -> None:
@@ -177,14 +175,14 @@ def test_status_tells_where_a_run_on_slurm_stands_and_cancel_leaves_it_resumable
         seen.append(json.loads(shown.stdout))
         return bool(seen[-1]["num_shards_running"] == 1 and seen[-1]["jobs"].get("RUNNING"))
 
-    assert wait_until(is_in_the_middle, timeout_s=90), seen
+    assert wait_until(is_in_the_middle, timeout_s=PATIENCE_S), seen
     for each in seen:
         assert each["num_videos"] == 6
         assert sum(each[k] for k in ("num_done", "num_failed", "num_running", "num_waiting")) == 6
     assert seen[-1]["jobs"]["PENDING"] >= 1  # the aggregation waits for the workers
 
     assert clipmill("cancel", str(run.root)).returncode == exits.DONE
-    assert wait_until(lambda: not active_jobs(slurm_env), timeout_s=60), active_jobs(slurm_env)
+    assert wait_until(lambda: not active_jobs(slurm_env), timeout_s=PATIENCE_S), active_jobs(slurm_env)
     assert not run.report_path.exists()  # the aggregation was cancelled too
     resumed = clipmill("resume", str(run.root), "--set", "cluster=local")
     assert resumed.returncode == exits.DONE, resumed.stderr

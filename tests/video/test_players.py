@@ -21,6 +21,7 @@ from curation.model import Clip
 from curation.video.probe import probe_file
 from tests.chromium import Chromium, require_chromium
 from tests.footage import MEDIA
+from tests.patience import PATIENCE_S
 from tests.splitting import clips_of, mp4_of
 from tests.synthetic import Picture, make_video, read_number
 from tests.video.test_smartcopy import packets_of, refs_of, sync_samples_of
@@ -173,7 +174,7 @@ def ffmpeg(path: Path, *arguments: str) -> bytes:
     """What it writes to its output, as it stops at the first fault; it must not say a word."""
     strict = ["-v", "warning", "-err_detect", "explode", "-xerror"]
     command = [imageio_ffmpeg.get_ffmpeg_exe(), *strict, "-nostdin", "-i", str(path), *arguments]
-    done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False)
     assert (done.stderr.decode(), done.returncode) == ("", 0)
     return done.stdout
 
