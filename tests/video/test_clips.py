@@ -1,6 +1,7 @@
 """What a clip holds: its frames, their times, its key frames, the layout of its file. Frame numbers are burnt in."""
 
 import io
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -246,8 +247,11 @@ def test_every_encoder_that_works_here_keeps_each_frame_and_its_time(tmp_path: P
     except ValueError as error:
         pytest.skip(str(error))
     path = make_video(tmp_path / "v.mp4", num_frames=20, width=320, height=240, times_s=PHONE_TIMES_S[30:50])
+    before = os.sched_getscheduler(0)
     found = [(time_s, read_number(rgb)) for time_s, rgb in frames_of(one_clip(path, encoder=encoder))]
     assert found == [(time_s - PHONE_TIMES_S[30], number) for number, time_s in enumerate(PHONE_TIMES_S[30:50])]
+    # an encoder that makes its process a real-time one (SVT-AV1, as root) would starve the machine
+    assert {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")} == {before}
 
 
 def test_an_encoder_that_does_not_work_here_is_a_clear_error_at_setup() -> None:
