@@ -16,11 +16,13 @@ from curation.errors import StorageError
 from jobs import exits
 from jobs.aggregation import aggregate as aggregate_run
 from jobs.config import ConfigError, RunConfig, load_config, starter_yaml
-from jobs.launcher import Attempt, Plan, launch, plan_run
+from jobs.launcher import Attempt, launch
 from jobs.models_cli import app as models_app
+from jobs.planning import Plan, plan_run
 from jobs.rundir import RunDir, RunDirError
 from jobs.status import RunStatus, run_status
-from jobs.submitters import SubmissionError, cancel_run
+from jobs.submission import SubmissionError
+from jobs.submitters import cancel_run
 
 app = typer.Typer(
     name="clipmill",

@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from jobs.config import RunConfig, load_config
-from jobs.launcher import plan_run
 from jobs.ledger import read_events
+from jobs.planning import plan_run
 from jobs.rundir import RunDir
 from tests.patience import PATIENCE_S
 from tests.synthetic import make_video

@@ -17,10 +17,10 @@ from curation.model import ClipStats, Video
 from curation.writing.records import record_document
 from jobs import exits
 from jobs.aggregation import aggregate
-from jobs.launcher import plan_run
 from jobs.ledger import Lease
 from jobs.manifest import ManifestVideo, write_manifest
 from jobs.planner import PlannedVideo, Shard
+from jobs.planning import plan_run
 from jobs.rundir import RunDir
 from tests.local_runs import config_of, digests, make_videos, planned, record_path, work
 

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from jobs.config import ConfigError, RunConfig
-from jobs.launcher import launch, plan_run
+from jobs.launcher import launch
 from jobs.ledger import Lease, ShardLog
+from jobs.planning import plan_run
 from jobs.rundir import RunDir, RunDirError
-from jobs.submitters import SubmittedJob
+from jobs.submission import SubmittedJob
 from tests.local_runs import config_of, make_videos, record_path
 
 NUM_VIDEOS = 5

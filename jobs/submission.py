@@ -1,0 +1,35 @@
+"""What every way to run an attempt's shards has in common."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from jobs.config import RunConfig
+from jobs.rundir import RunDir
+
+
+@dataclass(frozen=True)
+class SubmittedJob:
+    """Where one shard of an attempt, or its aggregation (shard None), runs."""
+
+    job_id: str
+    shard: int | None
+
+
+class Submitter(Protocol):
+    """Runs shards and, after all of them ended in whatever way, the aggregation."""
+
+    def submit(self, run: RunDir, config: RunConfig, attempt: int, shards: Sequence[int]) -> list[SubmittedJob]:
+        """Start everything; ``wait`` tells how it ended where that is known here."""
+
+    def wait(self) -> int | None:
+        """The aggregation's exit code; None when the work goes on elsewhere."""
+
+
+class SubmissionError(RuntimeError):
+    """The jobs could not be submitted."""
+
+
+def jobs_document(jobs: Sequence[SubmittedJob], *, cluster: str) -> dict[str, Any]:
+    """What the run folder keeps of a submission."""
+    return {"cluster": cluster, "jobs": [asdict(job) for job in jobs]}
