@@ -22,6 +22,7 @@ class FailureReason(StrEnum):
     TIMEOUT = "timeout"  # it took longer than worker.video_timeout_s
     MEMORY = "memory"  # it needs more memory than worker.child_memory_gb
     INTERNAL = "internal"  # a defect of clipmill: please report it
+    NOT_IN_PARTS = "not_in_parts"  # of a part of a video only, which is then processed whole: no record says so
 
 
 @dataclass(frozen=True, slots=True)

@@ -245,6 +245,23 @@ class DecodeCount:
     num_frames: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class VideoPart:
+    """One of the time ranges in which a long video is processed; its clips are those that the whole video would give.
+
+    Attributes:
+        index: from 0, in the order of the video.
+        count: ranges of the video, at least 2.
+    """
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise ValueError(f"a part needs 0 <= index < count, got {self.index} of {self.count}")
+
+
 @dataclass
 class Video:
     """A source video, and what became of it."""
@@ -271,10 +288,16 @@ class Video:
     clip_chunk_goes_on: bool = False  # these are not all clips of the chunk
     failure: Failure | None = None
     decode_count: DecodeCount = field(default_factory=DecodeCount)
+    part: VideoPart | None = None  # of which the clips are; None: of the whole video
 
     def __post_init__(self) -> None:
         self.input_video = Path(self.input_video)
         self.id = self.id or self.input_video.name
+
+    @property
+    def key(self) -> str:
+        """What is worked on by itself: the video, or a part of it. No id has an empty segment as the latter has."""
+        return self.id if self.part is None else f"{self.id}//{self.part.index}of{self.part.count}"
 
     def populate_metadata(self) -> None:
         """Fill ``metadata`` from ``source_bytes``.

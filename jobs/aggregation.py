@@ -174,7 +174,7 @@ def _summarize(run: RunDir, config: RunConfig, history: History) -> Totals:
                 found.append((entry.id, record))
             separator = ",\n" if totals.num_videos > 1 else ""
             entries.write(f"{separator}  {json.dumps(entry.id)}: {json.dumps(_video_entry(record))}")
-        totals.check(sum(len(shard.videos) for shard in run.shards(1)))
+        totals.check(sum(shard.num_videos for shard in run.shards(1)))
         entries.seek(0)
         _write_summary(storage, _summary(totals, history), entries)
     note_found(run, found)

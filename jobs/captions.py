@@ -30,6 +30,13 @@ class EngineWork:
         """Of one engine; None before it was at work."""
         return self.output_tokens / self.engine_s if self.engine_s > 0 else None
 
+    def add(self, other: "EngineWork") -> None:
+        """Add what other engines did."""
+        self.engine_s += other.engine_s
+        self.prompt_tokens += other.prompt_tokens
+        self.output_tokens += other.output_tokens
+        self.num_restarts += other.num_restarts
+
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values."""
         return {**asdict(self), "output_tokens_per_s": self.output_tokens_per_s}
@@ -38,11 +45,8 @@ class EngineWork:
 def add_engine_work(work: dict[str, EngineWork], event: Mapping[str, Any]) -> None:
     """Add what an event of a worker says of its engines, by key of captions."""
     for key, done in event.get("captions", {}).items():
-        sums = work.setdefault(key, EngineWork())
-        sums.engine_s += done["engine_s"]
-        sums.prompt_tokens += done["prompt_tokens"]
-        sums.output_tokens += done["output_tokens"]
-        sums.num_restarts += done["num_restarts"]
+        names = ("engine_s", "prompt_tokens", "output_tokens", "num_restarts")
+        work.setdefault(key, EngineWork()).add(EngineWork(**{name: done[name] for name in names}))
 
 
 def caption_report(totals: Mapping[str, CaptionTotals], work: Mapping[str, EngineWork]) -> dict[str, dict[str, Any]]:

@@ -15,13 +15,20 @@ import curation
 from curation.errors import StorageError
 from jobs import exits
 from jobs.aggregation import aggregate as aggregate_run
-from jobs.config import ConfigError, RunConfig, load_config, starter_yaml
+from jobs.config import ConfigError, RunConfig, load_config, read_config, starter_yaml
+from jobs.dry_run import dry_run
+from jobs.explain import explain, explain_video
 from jobs.launcher import Attempt, launch
+from jobs.leftovers import leftovers
+from jobs.local_submitter import run_in_background
+from jobs.logs import first_errors, log_files
 from jobs.models_cli import app as models_app
-from jobs.planning import Plan, plan_run
+from jobs.planning import Plan, plan_file
+from jobs.resuming import adopt_settings, note, requested
 from jobs.rundir import RunDir, RunDirError
+from jobs.script_submitter import SUBMIT_SCRIPT, ScriptSubmitter
 from jobs.status import RunStatus, run_status
-from jobs.submission import SubmissionError
+from jobs.submission import StoppedError, SubmissionError
 from jobs.submitters import cancel_run
 
 app = typer.Typer(
@@ -39,6 +46,7 @@ err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=
 ConfigPath = Annotated[Path, typer.Argument(help="the run's YAML file", metavar="RUN.YAML")]
 RunPath = Annotated[Path, typer.Argument(help="the run folder (run_dir), or its YAML file", metavar="RUN")]
 Overrides = Annotated[list[str], typer.Option("--set", help="override a setting: --set split.transnetv2_crop_s=0")]
+Detach = Annotated[bool, typer.Option("--detach", help="with cluster local: go on in the background, with a log")]
 
 
 @app.command()
@@ -56,33 +64,91 @@ def init(path: Annotated[Path, typer.Argument(help="file to write")] = Path("run
 @app.command()
 def plan(config_path: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006  (typer reads the default)
     """Check everything and show the shards; writes and queues nothing."""
-    _print_plan(plan_run(_config(config_path, overrides), write=False))
+    _print_plan(plan_file(config_path, overrides, write=False))
 
 
 @app.command()
-def run(config_path: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
+def run(config_path: ConfigPath, overrides: Overrides = [], detach: Detach = False) -> None:  # noqa: B006
     """Run everything on this machine, whatever the config's cluster is."""
-    config = _config(config_path, overrides)
-    if config.cluster == "slurm":
-        config = config.model_copy(update={"cluster": "local"})
-    _launch(plan_run(config))
+    _launch(plan_file(config_path, overrides, cluster="local"), detach=detach)
 
 
 @app.command()
-def submit(config_path: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
+def submit(
+    config_path: ConfigPath,
+    overrides: Overrides = [],  # noqa: B006
+    detach: Detach = False,
+    is_dry: Annotated[bool, typer.Option("--dry-run", help="show what would be queued; write nothing")] = False,
+    as_script: Annotated[bool, typer.Option("--script", help="write batch scripts to read and submit by hand")] = False,
+    script_dir: Annotated[Path | None, typer.Option(help="folder for --script; default: the attempt's")] = None,
+) -> None:
     """Run on the config's cluster: queue the workers, and the aggregation after them."""
-    _launch(plan_run(_config(config_path, overrides)))
+    config = read_config(config_path, overrides).config
+    if (is_dry or as_script) and config is not None and config.cluster != "slurm":
+        raise ConfigError([f"--dry-run and --script are for cluster: slurm, found {config.cluster!r}"])
+    planned = plan_file(config_path, overrides, write=not is_dry)
+    if is_dry:
+        _print_plan(planned)
+        out.print(dry_run(planned))
+    elif as_script:
+        _print_plan(planned)
+        scripts = ScriptSubmitter(script_dir)
+        attempt = launch(planned.run, planned.config, submitter=scripts)
+        out.print(f"attempt {attempt.number} is written as scripts; read them, then: {scripts.folder}/{SUBMIT_SCRIPT}")
+    else:
+        _launch(planned, detach=detach)
 
 
 @app.command()
-def resume(run_path: RunPath, overrides: Overrides = []) -> None:  # noqa: B006
-    """Launch a new attempt over the videos that have no record."""
+def resume(
+    run_path: RunPath,
+    overrides: Overrides = [],  # noqa: B006
+    detach: Detach = False,
+    failed: Annotated[list[str], typer.Option(help="try videos again that failed in this class, or: all")] = [],  # noqa: B006
+    config_path: Annotated[Path | None, typer.Option("--config", help="the run's settings from now on")] = None,
+    is_explained: Annotated[bool, typer.Option("--explain", help="say what would be done and why; do nothing")] = False,
+    video: Annotated[str | None, typer.Option(help="with --explain: this video and all that happened to it")] = None,
+) -> None:
+    """Launch a new attempt over the videos that have no record; and over what failed, or what other settings change."""
     run_dir = _run_dir(run_path)
+    if not is_explained:
+        adopt_settings(run_dir)
     config = run_dir.load_config()
-    if overrides:
-        config = _config(run_dir.config_path, overrides)
-        run_dir.claim(config)
-    _report_attempt(launch(run_dir, config), run_dir)
+    if config_path is not None or overrides:
+        config = _config(config_path or run_dir.config_path, overrides)
+    request = requested(run_dir, config, failed=failed)
+    if is_explained:
+        lines = explain(run_dir, request) if video is None else explain_video(run_dir, request, video)
+        out.print("\n".join(lines))
+        return
+    note(run_dir, request)
+    for line in request.in_words:
+        out.print(line)
+    _start(run_dir, config, detach=detach)
+
+
+@app.command()
+def logs(
+    run_path: RunPath,
+    shard: Annotated[int | None, typer.Option(help="of this shard only")] = None,
+    first_error: Annotated[bool, typer.Option("--first-error", help="only the first error of each class")] = False,
+) -> None:
+    """Show the first error of each class with its log file and line, and where the logs are."""
+    run_dir = _run_dir(run_path)
+    for error in first_errors(run_dir, shard=shard):
+        out.print(str(error))
+    if not first_error:
+        for path in log_files(run_dir, shard=shard):
+            out.print(f"log: {path}")
+
+
+@app.command("leftovers")
+def list_leftovers(run_path: RunPath) -> None:
+    """Name the output files that only earlier settings of a run made, one a line: nothing of it needs them."""
+    run_dir = _run_dir(run_path)
+    folder = run_dir.load_config().output_clip_path
+    for path in leftovers(run_dir):
+        out.print(f"{folder}/{path}")
 
 
 @app.command()
@@ -106,9 +172,9 @@ def status(
 
 @app.command()
 def cancel(run_path: RunPath) -> None:
-    """Cancel a run's Slurm jobs; what is done stays done, `resume` goes on with the rest."""
+    """End a run's Slurm jobs and local workers; what is done stays done, `resume` goes on with the rest."""
     num_cancelled = cancel_run(_run_dir(run_path))
-    out.print(f"cancelled {num_cancelled} jobs and arrays; go on with: clipmill resume {run_path}")
+    out.print(f"cancelled {num_cancelled} jobs, arrays and processes; go on with: clipmill resume {run_path}")
 
 
 @app.command()
@@ -146,9 +212,20 @@ def _print_plan(planned: Plan) -> None:
     )
 
 
-def _launch(planned: Plan) -> None:
+def _launch(planned: Plan, *, detach: bool) -> None:
     _print_plan(planned)
-    _report_attempt(launch(planned.run, planned.config), planned.run)
+    _start(planned.run, planned.config, detach=detach)
+
+
+def _start(run_dir: RunDir, config: RunConfig, *, detach: bool) -> None:
+    if not detach or config.cluster != "local":
+        _report_attempt(launch(run_dir, config), run_dir)
+        return
+    pid, log = run_in_background(run_dir, timeout_s=config.worker.lease_timeout_s)
+    out.print(
+        f"runs in the background as process {pid}, log: {log}; follow with: clipmill status {run_dir.root} --watch; "
+        f"end with: clipmill cancel {run_dir.root}"
+    )
 
 
 def _report_attempt(attempt: Attempt, run_dir: RunDir) -> None:
@@ -216,6 +293,9 @@ def _print_status(found: RunStatus) -> None:
         out.print(f"captions {key}: {work.prompt_tokens} prompt and {work.output_tokens} output tokens, {speed}")
     for reason, count in found.failures.items():
         out.print(f"failed ({reason}): {count}, such as {found.first_failures[reason]}")
+        out.print(f"  try them again: {found.retry_commands[reason]}")
+    for bad in found.bad_nodes:
+        out.print(f"bad node {bad['node']} ({bad['check']}): {bad['message']}")
 
 
 def main() -> None:
@@ -226,6 +306,9 @@ def main() -> None:
     except (ConfigError, RunDirError) as error:
         err.print(str(error))
         sys.exit(exits.USAGE)
+    except StoppedError as error:
+        err.print(str(error))
+        sys.exit(exits.INCOMPLETE)
     except (StorageError, SubmissionError, OSError) as error:
         err.print(str(error))
         sys.exit(exits.FAILED)

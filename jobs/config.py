@@ -1,11 +1,13 @@
 """The one YAML of a run: every setting, its default, and all mistakes at once with line and key."""
 
+import copy
 import difflib
 import hashlib
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +20,9 @@ from pydantic import (
     field_validator,
 )
 
+from curation.storage import S3Options
 from jobs.settings import (
+    SECRET_INPUT,
     CaptionSettings,
     ClipSettings,
     DatasetSettings,
@@ -30,6 +34,7 @@ from jobs.settings import (
     NonNegativeInt,
     PlanSettings,
     PreviewSettings,
+    S3Settings,
     Settings,
     SlurmSettings,
     SplitSettings,
@@ -110,6 +115,10 @@ class RunConfig(Settings):
     )
     output_clip_path: str = Field(description="folder of clips, metas, previews and records")
     output_dataset_path: str | None = Field(None, description="folder of the training dataset; null: none is built")
+    input_s3_profile_name: str | None = Field(None, description="boto3's profile that reads s3:// input; null: default")
+    output_s3_profile_name: str | None = Field(
+        None, description="boto3's profile that writes s3:// clips and dataset; null: default"
+    )
     cluster: Literal["slurm", "local", "debug"] = Field("slurm", description="where shards run; changes nothing else")
     limit: NonNegativeInt = Field(0, description="at most so many videos; 0: all")
     limit_clips: NonNegativeInt = Field(0, description="at most so many clips of each video; 0: all")
@@ -127,6 +136,7 @@ class RunConfig(Settings):
     worker: WorkerSettings = WorkerSettings()
     local: LocalSettings = LocalSettings()
     slurm: SlurmSettings = SlurmSettings()
+    s3: S3Settings = S3Settings()
 
     @field_validator("manifest")
     @classmethod
@@ -134,6 +144,16 @@ class RunConfig(Settings):
         if value is None and info.data.get("input_video_path", "") is None:
             raise ValueError("give input_video_path (a folder) or manifest (a list of videos)")
         return value
+
+    @property
+    def input_s3(self) -> S3Options:
+        """How storage of the input and the manifest is reached, where it is S3."""
+        return self.s3.options(self.input_s3_profile_name)
+
+    @property
+    def output_s3(self) -> S3Options:
+        """How storage of the clips and the dataset is reached, where it is S3."""
+        return self.s3.options(self.output_s3_profile_name)
 
     @property
     def content_hash(self) -> str:
@@ -153,6 +173,21 @@ class RunConfig(Settings):
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 
 
+@dataclass(frozen=True, slots=True)
+class ReadConfig:
+    """What a file of settings holds.
+
+    Attributes:
+        config: the settings, those with a mistake at their defaults; None where nothing can be made of the file.
+        problems: every mistake, with file, line and key.
+        mistaken: the known keys, such as ``slurm.partition``, whose value is a mistake or missing.
+    """
+
+    config: RunConfig | None
+    problems: list[str]
+    mistaken: frozenset[str]
+
+
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file, apply ``a.b=c`` overrides, make paths absolute and check everything.
 
@@ -161,28 +196,72 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: every mistake, with file, line and key.
     """
+    found = read_config(path, overrides)
+    if found.problems or found.config is None:
+        raise ConfigError(found.problems)
+    return found.config
+
+
+def read_config(path: Path, overrides: Sequence[str] = ()) -> ReadConfig:
+    """See ``load_config``; with mistakes, what can be known of the rest all the same, for it may have more of them."""
     try:
         text = path.read_text(encoding="utf-8")
         document = yaml.load(text, Loader=_Loader)
         keys = list(_keys(yaml.compose(text, Loader=_Loader)))
     except OSError as error:
-        raise ConfigError([f"{path}: {error.strerror}"]) from error
+        return ReadConfig(None, [f"{path}: {error.strerror}"], frozenset())
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a scalar that is not what its tag says
-        raise ConfigError([f"{path}: not YAML: {error}"]) from error
+        return ReadConfig(None, [f"{path}: not YAML: {error}"], frozenset())
     if not isinstance(document, dict):
-        raise ConfigError([f"{path}: expected keys with values, found {type(document).__name__}"])
+        problem = f"{path}: expected keys with values, found {type(document).__name__}"
+        return ReadConfig(None, [problem], frozenset())
     # a group whose keys are all commented out is that group with its defaults
     document = {key: {} if value is None and _known_keys([str(key)]) else value for key, value in document.items()}
     places, problems = _places(path, keys)
     for override in overrides:
         problems += _override(document, override, places)
     try:
-        config = RunConfig.model_validate(document)
+        return ReadConfig(absolute(RunConfig.model_validate(document)), problems, frozenset())
     except ValidationError as error:
         problems += [_describe(path, places, dict(problem)) for problem in error.errors()]
-    if problems:
-        raise ConfigError(problems)
-    return absolute(config)
+    config, mistaken = _without_mistakes(document)
+    return ReadConfig(None if config is None else absolute(config), problems, mistaken)
+
+
+def _without_mistakes(document: dict[str, Any]) -> tuple[RunConfig | None, frozenset[str]]:
+    """The settings with every mistake at its default, and a needed one that is not there empty; and those keys."""
+    document, mistaken = copy.deepcopy(document), set[str]()
+    for _ in range(10):  # one mistake may hide another, seldom a third
+        try:
+            return RunConfig.model_validate(document), frozenset(mistaken)
+        except ValidationError as error:
+            taken: set[tuple[str, ...]] = set()  # a value that may be of two kinds has a problem for each
+            for problem in error.errors():
+                location = tuple(map(str, problem["loc"]))
+                if any(location[: len(each)] == each for each in taken):
+                    continue
+                *group, key = _taken_out(document, location) or location[:1]
+                taken.add((*group, key))
+                if key in _known_keys(group):
+                    mistaken.add(".".join((*group, key)))
+                if problem["type"] == "missing" or location == ("manifest",):
+                    document[location[0]] = ""
+    return None, frozenset(mistaken)
+
+
+def _taken_out(document: dict[str, Any], location: Sequence[str]) -> list[str]:
+    """Take the innermost setting that stands there out of a document; gives its keys, none when there is none."""
+    target: Any = document
+    for depth, key in enumerate(location):
+        inner = target.get(key) if isinstance(target, dict) else None
+        if isinstance(inner, dict) and depth + 1 < len(location) and location[depth + 1] in inner:
+            target = inner
+        elif isinstance(target, dict) and key in target:
+            del target[key]
+            return list(location[: depth + 1])
+        else:
+            return []
+    return []
 
 
 def absolute(config: RunConfig) -> RunConfig:
@@ -250,6 +329,8 @@ def _describe(path: Path, places: Mapping[tuple[str, ...], str], problem: Mappin
         message = f"unknown key{f'; did you mean {nearest[0]!r}?' if nearest else ''}"
     elif problem["type"] == "missing":
         message = "this key is needed"
+    elif problem["type"] == SECRET_INPUT:
+        pass  # what was found may hold a password
     elif problem.get("input") is not None and not isinstance(problem["input"], dict):
         message += f", found {problem['input']!r}"
     return f"{where}: {key}: {message}" if key else f"{where}: {message}"

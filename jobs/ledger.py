@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,9 @@ class ShardLog:
         os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._descriptor)
+        """Close the file; who appends to it afterwards gets an OSError, and never another file."""
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
@@ -59,6 +60,11 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
         lines = [line for line in path.read_bytes().split(b"\n") if line]
     except FileNotFoundError:
         return
+    yield from events_of(lines)
+
+
+def events_of(lines: Sequence[bytes]) -> Iterator[dict[str, Any]]:
+    """The events that stand in these lines of a log; a torn line is left out."""
     try:
         events = json.loads(b"[" + b",".join(lines) + b"]")  # three times as fast as line by line
     except ValueError:
@@ -107,8 +113,13 @@ class Lease:
     _lost: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
-    def acquire(self) -> bool:
-        """Take the lease; waits for a silent holder's time to run out. False when its heartbeat is seen to go on."""
+    def acquire(self, stop: threading.Event | None = None) -> bool:
+        """Take the lease; waits for a silent holder's time to run out. False when its heartbeat is seen to go on.
+
+        Args:
+            stop: set from elsewhere, ends the waiting: False.
+        """
+        stop = stop or threading.Event()
         first_seen: tuple[object, float | None] | None = None
         while not self._try_acquire():
             found = read_lease(self.path)
@@ -116,7 +127,8 @@ class Lease:
             if first_seen is not None and seen[0] == first_seen[0] and seen[1] != first_seen[1]:
                 return False
             first_seen = seen if first_seen is None or seen[0] != first_seen[0] else first_seen
-            time.sleep(min(1.0, self.timeout_s / 20))
+            if stop.wait(min(1.0, self.timeout_s / 20)):
+                return False
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
         return True
@@ -157,7 +169,7 @@ class Lease:
     def _dead_holder(self) -> dict[str, Any] | None:
         """Who holds the lease, if nobody has to wait for them any more."""
         found = read_lease(self.path)
-        if found is None or not (lease_age_s(self.path) > self.timeout_s or _is_dead_here(found)):
+        if found is None or not (lease_age_s(self.path) > self.timeout_s or is_dead_here(found)):
             return None
         return found
 
@@ -220,29 +232,50 @@ def lease_age_s(path: Path) -> float:
 
 def live_leases(run: RunDir, *, timeout_s: float) -> dict[int, dict[str, Any]]:
     """Holder of each shard that somebody is working on now."""
-    live = {}
-    for path in sorted(run.leases_path.glob("shard-*.json")):
-        found = read_lease(path)
-        if found is not None and lease_age_s(path) <= timeout_s and not _is_dead_here(found):
+    live: dict[int, dict[str, Any]] = {}
+    paths = sorted(run.leases_path.glob("shard-*.json"))
+    now = file_server_time(run.leases_path) if paths else 0.0  # once: with a thousand leases each look counts
+    for path in paths:
+        found, heartbeat = read_lease(path), _heartbeat(path)
+        if found is not None and heartbeat is not None and now - heartbeat <= timeout_s and not is_dead_here(found):
             live[int(path.stem.removeprefix("shard-"))] = found
     return live
 
 
-def whoami() -> dict[str, Any]:
-    """This process, so that it can be told from another with the same number."""
+def file_server_time(folder: Path) -> float:
+    """The time by the clock of the server that keeps a folder; this machine's where it may not be written to."""
+    probe = folder / f".{uuid.uuid4().hex}.tmp"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:
+        return time.time()
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+def whoami(pid: int | None = None) -> dict[str, Any]:
+    """This process, or another one of this machine, so that it can be told from a later one with the same number."""
+    pid = os.getpid() if pid is None else pid
     return {
         "host": os.environ.get("SLURMD_NODENAME") or os.uname().nodename,
         "boot": _boot_id(),
-        "pid": os.getpid(),
-        "started": _process_start(os.getpid()),
+        "pid": pid,
+        "started": _process_start(pid),
         "job": os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID"),
         "task": os.environ.get("SLURM_ARRAY_TASK_ID"),
     }
 
 
-def _is_dead_here(holder: dict[str, Any]) -> bool:
+def is_here(holder: Mapping[str, Any]) -> bool:
+    """Whether a process runs, or ran, on this machine since it was started."""
+    return bool(holder.get("boot")) and holder.get("boot") == _boot_id()
+
+
+def is_dead_here(holder: Mapping[str, Any]) -> bool:
     """Whether the holder ran on this very machine and is gone: then nobody has to wait for its time to run out."""
-    if not holder.get("boot") or holder.get("boot") != _boot_id():
+    if not is_here(holder):
         return False
     started = _process_start(int(holder.get("pid", 0)))
     return started is None or started != holder.get("started")

@@ -1,24 +1,23 @@
-"""The manifest: the input videos of a run, read from a folder or a list, and the run's own copy of it."""
+"""The manifest's videos: what a row must be like, and a video's line in the run's own copy."""
 
 import json
 import math
 import os
 import posixpath
 import re
-import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from curation.storage.files import replacing
-from jobs.manifest_rows import COLUMNS, SCHEME, JsonValue, ManifestError, Row, folder_rows, is_uri, list_rows
+from jobs.manifest_rows import COLUMNS, SCHEME, JsonValue, ManifestError, Row, is_uri
 
 VIDEO_EXTENSIONS = (
     *(".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts"),
     *(".flv", ".wmv", ".3gp", ".ogv", ".mxf", ".vob"),
 )
+EXPENSE_COLUMNS = ("size_bytes", "duration_s")  # known where they are given; the run's copy keeps them as they are
 MAX_ID_BYTES = 900  # an S3 key holds 1024, and the output's prefix and the record's suffix are in it too
 MAX_ID_SEGMENT_BYTES = 200  # a file name holds 255, and a record has a longer name while it is written aside
 
@@ -26,6 +25,11 @@ _SURROGATE = re.compile("[\ud800-\udfff]")  # what stands in a str for a byte or
 _PLAIN_ID = re.compile(r"(?:\w[\w. +-]{0,199}(?:/(?!\Z)|\Z))+", re.ASCII)  # what most ids are, and safe
 _SUSPECT = re.compile(r"nan|inf|\\ud")  # in the repr of what JSON in UTF-8 may not hold, and of little else
 _CANONICAL = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
+# what it makes anew for each value, which takes longer than the value; None where Python has it not in C
+_make_encoder = getattr(json.encoder, "c_make_encoder", None)
+_encode = _make_encoder and _make_encoder(
+    None, _CANONICAL.default, json.encoder.encode_basestring, None, ":", ",", True, False, False
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,31 +51,6 @@ class ManifestVideo:
             raise ValueError("; ".join(problems))
 
 
-def read_manifest(
-    source: str, *, input_root: str | None = None, extensions: Sequence[str] = VIDEO_EXTENSIONS, limit: int = 0
-) -> list[ManifestVideo]:
-    """Read the input videos from a folder or from a .txt, .json, .jsonl or .csv list.
-
-    Args:
-        input_root: What the relative paths and the default ids of a list refer to; without it such paths refer to the
-            list's own folder. A folder is its own root.
-        limit: Keep the first ``limit`` videos, once all of them are found valid; 0 keeps all.
-
-    Returns:
-        Videos in the order of the list, those of a folder sorted by id.
-
-    Raises:
-        ManifestError: All that is wrong, each problem with its line.
-    """
-    is_folder = os.path.isdir(source)
-    reading = _Reading(source, source if is_folder else input_root)
-    suffixes = tuple(extension.lower() for extension in extensions)
-    for line, row in folder_rows(source, suffixes) if is_folder else list_rows(source):
-        reading.add(line, row)
-    videos = reading.finish()
-    return videos[:limit] if limit > 0 else videos
-
-
 def write_manifest(videos: Iterable[ManifestVideo], path: Path) -> None:
     """Write the run's own copy, one canonical JSON object a line: aside first, then renamed."""
     with replacing(path) as file:
@@ -80,7 +59,16 @@ def write_manifest(videos: Iterable[ManifestVideo], path: Path) -> None:
 
 def manifest_line(video: ManifestVideo) -> bytes:
     """A video's line in the run's own copy, newline included."""
-    return f"{_CANONICAL.encode(_record(video))}\n".encode()
+    return f"{canonical_json(_record(video))}\n".encode()
+
+
+def canonical_json(value: JsonValue) -> str:
+    """A value as the run's own copy has it: keys in order, no blanks, no escapes that need not be.
+
+    Raises:
+        ValueError, RecursionError: JSON does not know the value.
+    """
+    return _CANONICAL.encode(value) if _encode is None else "".join(_encode(value, 0))
 
 
 def read_run_manifest(path: Path) -> Iterator[ManifestVideo]:
@@ -94,64 +82,49 @@ def read_run_manifest(path: Path) -> Iterator[ManifestVideo]:
             yield video
 
 
-def missing_files(videos: Iterable[ManifestVideo]) -> list[str]:
-    """Say what is wrong with each local path that is not a file; URIs are not looked at."""
-    local = [video for video in videos if not is_uri(video.path)]
-    with ThreadPool(32) as pool:  # a look-up on a network file system is mostly waiting
-        faults = pool.map(_file_fault, [video.path for video in local])
-    found = [(video, fault) for video, fault in zip(local, faults, strict=True) if fault]
-    return [f"{f'line {video.line}: ' if video.line else ''}{video.path!r}: {fault}" for video, fault in found]
+@dataclass(frozen=True, slots=True)
+class RowReader:
+    """From the row of a list to the video that it names.
 
+    Attributes:
+        base: what relative paths refer to: a folder or a URI.
+        root: below it the path of a video is its id; None where there is no such place.
+    """
 
-class _Reading:
-    """A manifest while it is read: its videos, the first line of each id, and every problem."""
+    base: str
+    root: str | None
 
-    def __init__(self, source: str, input_root: str | None) -> None:
-        self._source = source
-        self._root = None if input_root is None else _locate(input_root, os.getcwd())
-        self._base = os.path.dirname(os.path.abspath(source)) if self._root is None else self._root
-        self._videos: list[ManifestVideo] = []
-        self._first_lines: dict[str, int] = {}
-        self._problems: list[tuple[int, str]] = []
+    @classmethod
+    def of(cls, source: str, input_root: str | None) -> "RowReader":
+        """For a folder or a list; without an ``input_root`` the paths of a list refer to the list's own folder."""
+        root = None if input_root is None else _locate(input_root, os.getcwd())
+        return cls(os.path.dirname(os.path.abspath(source)) if root is None else root, root)
 
-    def add(self, line: int, row: Row | str) -> None:
-        """Take in one row: a video, or all that is wrong with it."""
-        for problem in [row] if isinstance(row, str) else self._add_video(line, row):
-            self._problems.append((line, problem))
-
-    def finish(self) -> list[ManifestVideo]:
-        """Check what only the whole shows; a ManifestError unless all is well."""
-        for video_id, line in self._first_lines.items():
-            for other in _ids_in_the_way(video_id) if ".json/" in video_id else ():
-                if other in self._first_lines:
-                    self._problems.append((line, f"id {video_id!r} needs a folder where id {other!r} has its record"))
-        if not self._problems and not self._videos:
-            self._problems.append((0, "no video in it"))
-        if self._problems:
-            in_order = sorted(self._problems, key=lambda problem: problem[0])
-            raise ManifestError([f"{self._source}:{f'{line}:' if line else ''} {text}" for line, text in in_order])
-        return self._videos
-
-    def _add_video(self, line: int, row: Row) -> list[str]:
+    def read(self, line: int, row: Row) -> tuple[str, ManifestVideo | None, list[str]]:
+        """The id if that is a good one, else "", the video if all is well, and all that is wrong."""
         problems: list[str] = []
         written = _text("path", row.get("path") or "", _path_problems, problems)
-        path = _locate(written, self._base) if written else ""
+        path = self.locate(written) if written else ""
         video_id = ""
         if row.get("id") is not None:
             video_id = _text("id", row["id"], _id_problems, problems)
         elif written:
-            video_id = _text("id", _default_id(path, self._root, written), _id_problems, problems)
+            video_id = _text("id", self.default_id(path, written), _id_problems, problems)
         start_s = _seconds("start_s", row.get("start_s"), problems)
         end_s = _seconds("end_s", row.get("end_s"), problems)
         problems += _span_problems(start_s, end_s)
         extra = _extra(row, problems)
-        if video_id in self._first_lines:
-            problems.append(f"id {video_id!r} stands on line {self._first_lines[video_id]} already")
-        elif video_id:
-            self._first_lines[video_id] = line
-        if not problems:
-            self._videos.append(ManifestVideo(video_id, path, start_s, end_s, extra, line))
-        return problems
+        problems += expense_problems(extra)
+        video = None if problems else ManifestVideo(video_id, path, start_s, end_s, extra, line)
+        return video_id, video, problems
+
+    def locate(self, written: str) -> str:
+        """A path as it stands in a row, made absolute."""
+        return _locate(written, self.base)
+
+    def default_id(self, path: str, written: str) -> str:
+        """Name a video by its path below the root, elsewhere by its path as written, without a URI's scheme."""
+        return _default_id(path, self.root, written)
 
 
 def _text(name: str, value: JsonValue, check: Callable[[str], list[str]], problems: list[str]) -> str:
@@ -185,8 +158,29 @@ def _extra(row: Row, problems: list[str]) -> dict[str, JsonValue]:
     return extra
 
 
+def expense_problems(extra: Mapping[str, JsonValue]) -> list[str]:
+    """What is wrong with the columns that tell how much work a video is; empty cells and null say nothing."""
+    values = ((name, extra.get(name)) for name in EXPENSE_COLUMNS)
+    return [
+        f"{name} must be a finite number >= 0, or empty where it is not known, got {value!r:.60}"
+        for name, value in values
+        if value is not None and value != "" and expense(value) is None
+    ]
+
+
+def expense(value: JsonValue) -> float | None:
+    """A size or duration of a row as a number, None where it is none; tables (CSV) hold it as a text."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if 0 <= number < math.inf else None
+
+
 def _id_problems(video_id: str) -> list[str]:
-    if len(video_id) <= MAX_ID_BYTES and _PLAIN_ID.fullmatch(video_id):
+    if is_plain_id(video_id):
         return []
     segments = video_id.split("/")
     num_bytes = [len(segment.encode(errors="replace")) for segment in segments]
@@ -224,6 +218,11 @@ def _locate(written: str, base: str) -> str:
     return posixpath.normpath(posixpath.join(base, written))
 
 
+def is_plain_id(video_id: str) -> bool:
+    """Whether an id is good at first sight, as most are; the others want a closer look."""
+    return len(video_id) <= MAX_ID_BYTES and _PLAIN_ID.fullmatch(video_id) is not None
+
+
 def _default_id(path: str, root: str | None, written: str) -> str:
     """Name a video by its path below ``root``, elsewhere by its path as written, without a URI's scheme."""
     prefix = "" if root is None else root.rstrip("/") + "/"
@@ -231,7 +230,7 @@ def _default_id(path: str, root: str | None, written: str) -> str:
     return posixpath.normpath(below).lstrip("/")
 
 
-def _ids_in_the_way(video_id: str) -> list[str]:
+def ids_in_the_way(video_id: str) -> list[str]:
     """Name the ids whose record ``ID.json`` or clip chunk ``ID_7.json`` is where this one needs a folder."""
     stems = [video_id[: match.start()] for match in re.finditer(r"\.json/", video_id)]
     return list(dict.fromkeys([*stems, *(re.sub(r"_[0-9]+\Z", "", stem) for stem in stems)]))
@@ -240,10 +239,3 @@ def _ids_in_the_way(video_id: str) -> list[str]:
 def _record(video: ManifestVideo) -> dict[str, JsonValue]:
     optional = {"start_s": video.start_s, "end_s": video.end_s, "extra": dict(video.extra) or None}
     return {"id": video.id, "path": video.path} | {name: value for name, value in optional.items() if value is not None}
-
-
-def _file_fault(path: str) -> str | None:
-    try:
-        return None if stat.S_ISREG(os.stat(path).st_mode) else "not a file"
-    except OSError as error:
-        return error.strerror

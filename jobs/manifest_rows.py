@@ -1,7 +1,6 @@
 """From a folder, a list or a table to the rows of a manifest, each with its line, or with what is wrong with it."""
 
 import csv
-import io
 import json
 import os
 import re
@@ -13,6 +12,7 @@ JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, J
 Row: TypeAlias = Mapping[str, JsonValue]
 Rows: TypeAlias = Iterable[tuple[int, Row | str]]  # with line numbers; a string says why a line is not a row
 
+LIST_SUFFIXES = (".txt", ".json", ".jsonl", ".csv")
 MAX_PRINTED_PROBLEMS = 50
 COLUMNS = frozenset({"id", "path", "start_s", "end_s"})
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -25,9 +25,14 @@ class ManifestError(ValueError):
         self.problems = list(problems)
         super().__init__(self.problems)
 
-    def __str__(self) -> str:
+    @property
+    def shown(self) -> list[str]:
+        """The first problems, and how many more there are."""
         shown, hidden = self.problems[:MAX_PRINTED_PROBLEMS], self.problems[MAX_PRINTED_PROBLEMS:]
-        return "\n".join([*shown, f"... and {len(hidden)} more"] if hidden else shown)
+        return [*shown, f"... and {len(hidden)} more"] if hidden else shown
+
+    def __str__(self) -> str:
+        return "\n".join(self.shown)
 
 
 def is_uri(path: str) -> bool:
@@ -67,33 +72,55 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def list_rows(source: str) -> Rows:
+def check_list(source: str) -> str:
+    """The kind of a list by its name's end, such as ".jsonl".
+
+    Raises:
+        ManifestError: it is no list that can be read.
+    """
     if is_uri(source):
         raise ManifestError([f"manifest: {source!r}: only local paths are supported"])
     kind = os.path.splitext(source)[1].lower()
     try:
-        content = Path(source).read_bytes()
+        with open(source, "rb"):
+            pass
     except OSError as error:
         raise ManifestError([f"manifest: {source!r}: {error.strerror}"]) from error
-    if kind not in (".txt", ".json", ".jsonl", ".csv"):
+    if kind not in LIST_SUFFIXES:
         raise ManifestError([f"manifest: {source!r}: expected a folder or a .txt, .json, .jsonl or .csv file"])
-    text = content.decode("utf-8-sig", errors="surrogateescape")  # what is not UTF-8 is refused field by field
+    return kind
+
+
+def table_rows(source: str, kind: str) -> Rows:
+    """The rows of a .json or .csv list: it can't be cut at any line, as a .jsonl or .txt list can."""
     if kind == ".csv":
-        return _csv_rows(text)
-    return _array_rows(text) if kind == ".json" else _line_rows(text, kind)
+        # what is not UTF-8 is refused field by field; csv has its own mind about the ends of lines
+        with open(source, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
+            yield from _csv_rows(lines)
+    else:
+        yield from _array_rows(decoded(Path(source).read_bytes(), is_first=True))
 
 
-def _line_rows(text: str, kind: str) -> Rows:
-    for line, entry in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
-        if not entry.strip():
-            yield line, "empty line"
-        elif kind == ".txt":
-            yield line, {"path": entry.removesuffix("\r")}
-        else:
-            try:
-                yield line, _entry_row(json.loads(entry))
-            except (ValueError, RecursionError) as error:
-                yield line, _json_problem(error)
+def decoded(content: bytes, *, is_first: bool) -> str:
+    """The text of a piece of a list; what is not UTF-8 is refused field by field, a mark before the first is not."""
+    return content.decode("utf-8-sig" if is_first else "utf-8", errors="surrogateescape")
+
+
+def line_row(entry: str, kind: str) -> Row | str:
+    """The row that a line of a .txt or .jsonl list is, or why it is none."""
+    if not entry.strip():
+        return "empty line"
+    if kind == ".txt":
+        return {"path": entry.removesuffix("\r")}
+    try:
+        return _entry_row(json.loads(entry))
+    except (ValueError, RecursionError) as error:
+        return _json_problem(error)
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a piece of a list; nothing but a line feed ends one, and behind the last there is none."""
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def _array_rows(text: str) -> Rows:
@@ -127,8 +154,8 @@ def _json_problem(error: Exception) -> str:
     return f"not valid JSON: {where}"
 
 
-def _csv_rows(text: str) -> Rows:
-    records = _csv_records(text)
+def _csv_rows(lines: Iterable[str]) -> Rows:
+    records = _csv_records(lines)
     header_line, header = next(records, (1, []))
     problems = [header] if isinstance(header, str) else _header_problems(header)
     if problems:  # without a header nothing below it has a meaning
@@ -143,9 +170,9 @@ def _csv_rows(text: str) -> Rows:
             yield line, {name: _csv_value(name, text) for name, text in zip(header, fields, strict=True)}
 
 
-def _csv_records(text: str) -> Iterator[tuple[int, list[str] | str]]:
+def _csv_records(lines: Iterable[str]) -> Iterator[tuple[int, list[str] | str]]:
     """Give the fields of each record, or its problem, with the line where it starts; a quoted field may span lines."""
-    reader = csv.reader(io.StringIO(text), strict=True)
+    reader = csv.reader(lines, strict=True)
     while True:
         line = reader.line_num + 1
         try:

@@ -1,26 +1,39 @@
 """Checks everything that can be known beforehand, and cuts the manifest into shards."""
 
+import contextlib
+import json
 import os
 import platform
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 
 import curation
-from curation.errors import StorageError
-from jobs.config import ConfigError, RunConfig
-from jobs.manifest import ManifestVideo, manifest_line, missing_files, read_manifest, write_manifest
+from curation.storage.files import replacing
+from jobs.config import ConfigError, RunConfig, read_config
+from jobs.manifest_blocks import Block
+from jobs.manifest_copy import copy_manifest
 from jobs.manifest_rows import ManifestError, is_uri
-from jobs.planner import PlannedVideo, Shard, count_shards, plan_shards
+from jobs.parts import in_parts
+from jobs.planner import PlannedVideo, PlannedVideos, Shard, count_shards, plan_shards
+from jobs.preflight import login_problems
 from jobs.rundir import RunDir, RunDirError, write_json
-from jobs.worker import preflight
+from jobs.slurm_check import ask_slurm
 
-_LOOKERS = 32  # looking at a file on a network file system is waiting, mostly
+# with one of these at its default, a plan would ask for the weights of a model that nobody wants
+_CHOOSE_WEIGHTS = {
+    "split.splitting_algorithm",
+    "captions.captioning_algorithm",
+    "captions.enhance_captions_algorithm",
+    "embeddings.embedding_algorithm",
+    "models.model_dir",
+}
 
 
 @dataclass(frozen=True)
@@ -34,11 +47,40 @@ class Plan:
 
     @property
     def num_videos(self) -> int:
-        return sum(len(shard.videos) for shard in self.shards)
+        return sum(shard.num_videos for shard in self.shards)
 
     @property
     def total_bytes(self) -> int:
         return sum(shard.cost for shard in self.shards)
+
+
+def plan_file(path: Path, overrides: Sequence[str] = (), *, cluster: str | None = None, write: bool = True) -> Plan:
+    """``plan_run`` of a file of settings; with mistakes in it, the rest is checked all the same.
+
+    Args:
+        cluster: where to run in place of Slurm; the other clusters stay.
+    """
+    found = read_config(path, overrides)
+    config = found.config
+    if config is None:
+        raise ConfigError(found.problems)
+    if cluster is not None and config.cluster == "slurm":
+        config = config.model_copy(update={"cluster": cluster})
+    if found.problems:
+        raise ConfigError([*found.problems, *_further_problems(config, found.mistaken)])
+    return plan_run(config, write=write)
+
+
+def _further_problems(config: RunConfig, mistaken: frozenset[str]) -> list[str]:
+    """What else is wrong beside mistakes in the settings."""
+    asked = ask_slurm(config, mistaken=mistaken)
+    problems = _environment_problems(config, mistaken)
+    try:
+        if not {"manifest", "input_video_path"} & mistaken:
+            _read(config, _ignore, problems)
+    except ConfigError as error:
+        problems = error.problems
+    return [*problems, *asked.problems]
 
 
 def plan_run(config: RunConfig, *, write: bool = True) -> Plan:
@@ -51,39 +93,80 @@ def plan_run(config: RunConfig, *, write: bool = True) -> Plan:
         ConfigError: all that is wrong, at once.
         RunDirError: the run folder holds another run.
     """
-    problems: list[str] = []
-    videos = _videos(config, problems)
-    problems += _environment_problems(config)
-    warnings = _missing(videos, problems) if videos else []
+    with ThreadPoolExecutor(1) as beside:
+        asking = beside.submit(ask_slurm, config)
+        problems = _environment_problems(config)
+    asked = asking.result()
+    problems += asked.problems
     if problems:
+        _read(config, _ignore, problems)
         raise ConfigError(problems)
-    run = RunDir(Path(config.run_dir))
+    plan = _planned(RunDir(Path(config.run_dir)), config, write=write)
+    return replace(plan, warnings=[*asked.warnings, *plan.warnings, *_oddities(plan, asked.max_jobs)])
+
+
+def _planned(run: RunDir, config: RunConfig, *, write: bool) -> Plan:
     if run.manifest_path.is_file():
-        return _existing_plan(run, config, videos, warnings, write=write)
-    shards = balanced(list(_costs(videos)), config)
-    if write:
+        return _existing_plan(run, config, write=write)
+    if not write:
+        videos, warnings = _read(config, _ignore, [])
+        return Plan(run, config, balanced(in_parts(videos, config), config), warnings)
+    with _gone_on_failure(run.root), replacing(run.manifest_path) as file:
+        videos, warnings = _read(config, lambda block: file.write(block.lines), [])
+        shards = balanced(in_parts(videos, config), config)
         run.claim(config)
         write_json(run.environment_path, _environment())
-        write_manifest(videos, run.manifest_path)
-        run.write_shards(1, shards)
+    run.write_shards(1, shards)
     return Plan(run, config, shards, warnings)
 
 
-def _existing_plan(
-    run: RunDir, config: RunConfig, videos: list[ManifestVideo], warnings: list[str], *, write: bool
-) -> Plan:
+def _oddities(plan: Plan, max_jobs: int | None) -> list[str]:
+    """What goes, but not as its owner may think."""
+    costs = [shard.cost for shard in plan.shards]
+    odd = []
+    if max_jobs is not None and len(costs) >= max_jobs:  # the aggregation is a job, too
+        odd.append(
+            f"{len(costs)} shards are more jobs than this Slurm holds at once (MaxJobCount {max_jobs}): they are "
+            "queued as there is room; a larger plan.target_shard_gb makes fewer"
+        )
+    if len(costs) > 1 and max(costs) > 2 * sum(costs) / len(costs):
+        odd.append(
+            f"the largest shard is {max(costs) * len(costs) / sum(costs):.1f} times the mean: the run lasts as long as "
+            "its longest video"
+        )
+    return odd
+
+
+def _ignore(_: Block) -> None:
+    """A manifest that is only checked."""
+
+
+@contextmanager
+def _gone_on_failure(folder: Path) -> Iterator[None]:
+    """Takes away again the folders that were made for a run, if it comes to nothing and they are empty."""
+    made = []
+    while not folder.exists() and folder != folder.parent:
+        made.append(folder)
+        folder = folder.parent
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for each in made:
+                each.rmdir()
+        raise
+
+
+def _existing_plan(run: RunDir, config: RunConfig, *, write: bool) -> Plan:
     """The plan that the folder holds, if it is one of the same settings and videos."""
     run.check_settings(config)
-    before = [entry for _, entry in run.manifest_entries()]
-    if before != videos:
-        known, found = {entry.id for entry in before}, {entry.id for entry in videos}
-        raise RunDirError(
-            f"the input of {run.root} is no longer what was planned ({len(found - known)} videos are new, "
-            f"{len(known - found)} are gone, the rest may have moved): take another run_dir for the new input, "
-            "or `clipmill resume` to go on with the old"
-        )
+    with run.manifest_path.open("rb") as before:
+        differs: list[Block] = []
+        videos, warnings = _read(config, lambda block: _compare(block, before, differs), [])
+        if differs or before.read(1):
+            raise RunDirError(_what_changed(run, config))
     is_planned = run.plan_path.is_file()  # else a launcher died between the manifest and the plan
-    shards = list(run.shards(1)) if is_planned else balanced(list(_costs(videos)), config)
+    shards = list(run.shards(1)) if is_planned else balanced(in_parts(videos, config), config)
     if write:
         run.claim(config)
         if not is_planned:
@@ -91,25 +174,52 @@ def _existing_plan(
     return Plan(run, config, shards, warnings)
 
 
-def _videos(config: RunConfig, problems: list[str]) -> list[ManifestVideo]:
+def _compare(block: Block, before: BinaryIO, differs: list[Block]) -> None:
+    if before.read(len(block.lines)) != block.lines and not differs:
+        differs.append(block)
+
+
+def _what_changed(run: RunDir, config: RunConfig) -> str:
+    known = {entry.id for _, entry in run.manifest_entries()}
+    found: set[str] = set()
+    _read(config, lambda block: found.update(json.loads(line)["id"] for line in block.lines.splitlines()), [])
+    return (
+        f"the input of {run.root} is no longer what was planned ({len(found - known)} videos are new, "
+        f"{len(known - found)} are gone, the rest may have moved): take another run_dir for the new input, "
+        "or `clipmill resume` to go on with the old"
+    )
+
+
+def _read(
+    config: RunConfig, on_block: Callable[[Block], object], problems: list[str]
+) -> tuple[PlannedVideos, list[str]]:
+    """Check the manifest and look at its files; gives its videos, and what is odd about them.
+
+    Raises:
+        ConfigError: something is wrong with it; ``problems`` come first.
+    """
     source = config.manifest or config.input_video_path or ""
     root = config.input_video_path if config.manifest else None
     try:
-        return read_manifest(source, input_root=root, limit=config.limit)
+        table = copy_manifest(source, on_block, input_root=root, limit=config.limit)
     except ManifestError as error:
-        problems += error.problems
-        return []
+        raise ConfigError([*problems, *error.shown]) from error
+    videos = PlannedVideos(table.offsets, table.costs)
+    if not table.num_missing:
+        return videos, []
+    looked = f"{len(videos)} videos" if table.num_looked == len(videos) else f"{table.num_looked} videos looked at"
+    if table.num_missing == len(videos) or table.num_missing == table.num_looked > 1:
+        raise ConfigError([*problems, f"none of the {looked} is there; the first: {table.first_missing}"])
+    be = f"{table.num_missing} of {looked} are not there and will be recorded as failed: {table.first_missing}"
+    return videos, [be]
 
 
-def _environment_problems(config: RunConfig) -> list[str]:
-    """What this machine can tell of encoder, weights and folders."""
-    problems = []
-    try:
-        preflight(config)
-    except (ValueError, FileNotFoundError, StorageError) as error:
-        problems.append(str(error))
+def _environment_problems(config: RunConfig, mistaken: frozenset[str] = frozenset()) -> list[str]:
+    """What this machine can tell of encoder, weights and folders, but for what depends on mistaken settings."""
+    chosen = mistaken & {"output_clip_path", *_CHOOSE_WEIGHTS}
+    problems = [] if chosen else login_problems(config)
     for name in ("run_dir", "output_clip_path", "output_dataset_path"):
-        folder = getattr(config, name)
+        folder = None if name in mistaken else getattr(config, name)
         if folder is not None and (problem := _not_writable(folder)):
             problems.append(f"{name}: {problem}")
         elif folder is not None and config.manifest is None and _is_below(folder, config.input_video_path):
@@ -131,34 +241,6 @@ def _not_writable(folder: str) -> str | None:
     if not path.is_dir():
         return f"{path} is not a folder"
     return None if os.access(path, os.W_OK | os.X_OK) else f"no permission to write to {path}"
-
-
-def _missing(videos: list[ManifestVideo], problems: list[str]) -> list[str]:
-    """Files that are not there cost themselves; when none is there, the root is wrong."""
-    missing = missing_files(videos)
-    if not missing:
-        return []
-    if len(missing) == len(videos):
-        problems.append(f"none of the {len(videos)} videos is there; the first: {missing[0]}")
-    return [f"{len(missing)} of {len(videos)} videos are not there and will be recorded as failed: {missing[0]}"]
-
-
-def _costs(videos: Iterable[ManifestVideo]) -> Iterable[PlannedVideo]:
-    """Every video with the offset of its line and its size in bytes, which is what its processing costs."""
-    videos = list(videos)
-    with ThreadPoolExecutor(_LOOKERS) as pool:
-        sizes = list(pool.map(_size, (video.path for video in videos)))
-    offset = 0
-    for video, size in zip(videos, sizes, strict=True):
-        yield PlannedVideo(offset=offset, cost=size)
-        offset += len(manifest_line(video))
-
-
-def _size(path: str) -> int:
-    try:
-        return max(1, os.stat(path).st_size)
-    except OSError:
-        return 1
 
 
 def _environment() -> dict[str, Any]:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from curation.storage.files import replace_file
+from jobs.changes import DATASET, PLACE, changes_between
 from jobs.config import ConfigError, RunConfig, load_config, to_yaml
 from jobs.manifest import ManifestVideo
-from jobs.planner import PlannedVideo, Shard
+from jobs.planner import Shard
+from jobs.shard_files import ShardPlace, read_index, read_shard, read_shards, write_shards
 
 
 class RunDirError(RuntimeError):
@@ -74,6 +76,11 @@ class RunDir:
         """The events of a shard, written by whoever holds its lease."""
         return self.state_path / f"shard-{shard:05d}.jsonl"
 
+    def state_paths(self) -> list[tuple[int, Path]]:
+        """The events of every shard that began, by its number, which rises."""
+        found = self.state_path.glob("shard-*.jsonl")
+        return sorted((int(path.stem.removeprefix("shard-")), path) for path in found)
+
     @property
     def found_path(self) -> Path:
         """Ends of videos that no worker lived to write down, found by the aggregation in the records."""
@@ -103,20 +110,23 @@ class RunDir:
             RunDirError: it was planned with another one; says which settings differ.
         """
         self.check_settings(config)
-        replace_file(self.config_path, to_yaml(config).encode())
+        self.write_settings(to_yaml(config))
+
+    def write_settings(self, settings: str) -> None:
+        """Make this YAML the run's config, whatever it was before."""
+        replace_file(self.config_path, settings.encode())
 
     def check_settings(self, config: RunConfig) -> None:
         """See ``claim``; writes nothing."""
         if not self.config_path.is_file():
             return
-        before, now = _flat(self.load_config().model_dump()), _flat(config.model_dump())
-        changed = [f"{key}: {before.get(key)!r} -> {now[key]!r}" for key in now if before.get(key) != now[key]]
         # where and how a run is executed may change between attempts; what it makes may not
-        changed = [line for line in changed if line.partition(":")[0].partition(".")[0] not in _FREE_GROUPS]
+        changed = [each for each in changes_between(self.load_config(), config) if each.decides not in {PLACE, DATASET}]
         if changed:
             raise RunDirError(
-                f"{self.root} holds a run with other settings; take another run_dir, or undo:\n  "
-                + "\n  ".join(changed)
+                f"{self.root} holds a run with other settings; take another run_dir and output_clip_path, or do this "
+                f"run again with the new ones (clipmill resume {self.root} --config NEW.yaml), or undo:\n  "
+                + "\n  ".join(map(str, changed))
             )
 
     def attempts(self) -> list[int]:
@@ -126,42 +136,36 @@ class RunDir:
 
     def shards(self, attempt: int) -> Iterator[Shard]:
         """The shards of an attempt in order, one at a time."""
-        for entry in self._shard_entries(attempt):
-            yield Shard(entry["shard"], tuple(PlannedVideo(*video) for video in entry["videos"]))
-
-    def _shard_entries(self, attempt: int) -> Iterator[dict[str, Any]]:
         path = self.shards_path(attempt)
         if not path.is_file():
             raise RunDirError(f"{self.root} has no attempt {attempt}: {path} is missing")
-        with path.open(encoding="utf-8") as lines:
-            for line in lines:
-                yield json.loads(line)
+        yield from read_shards(path)
 
     def shard_sizes(self, attempt: int) -> dict[int, int]:
-        """How many videos each shard of an attempt has."""
-        return {entry["shard"]: len(entry["videos"]) for entry in self._shard_entries(attempt)}
+        """How many videos each shard of an attempt has; reads no list of videos."""
+        return {each.shard: each.num_videos for each in self._index(attempt)}
 
     def shard(self, attempt: int, index: int) -> Shard:
-        """One shard of an attempt.
+        """One shard of an attempt; reads no other.
 
         Raises:
             RunDirError: the attempt has no such shard.
         """
-        for shard in self.shards(attempt):
-            if shard.index == index:
-                return shard
-        raise RunDirError(f"attempt {attempt} of {self.root} has no shard {index}")
+        place = next((each for each in self._index(attempt) if each.shard == index), None)
+        if place is None:
+            raise RunDirError(f"attempt {attempt} of {self.root} has no shard {index}")
+        return read_shard(self.shards_path(attempt), place)
+
+    def _index(self, attempt: int) -> list[ShardPlace]:
+        path = self.shards_path(attempt)
+        if not path.is_file():
+            raise RunDirError(f"{self.root} has no attempt {attempt}: {path} is missing")
+        return read_index(path)
 
     def write_shards(self, attempt: int, shards: Iterable[Shard]) -> None:
         """Write an attempt's shards; they never change afterwards."""
-        lines = (
-            json.dumps(
-                {"shard": s.index, "cost": s.cost, "videos": [[v.offset, v.cost, v.num_begun] for v in s.videos]}
-            )
-            for s in shards
-        )
         self.attempt_path(attempt).mkdir(parents=True, exist_ok=True)
-        replace_file(self.shards_path(attempt), "".join(f"{line}\n" for line in lines).encode())
+        write_shards(self.shards_path(attempt), shards)
 
     def manifest_entries(self) -> Iterator[tuple[int, ManifestVideo]]:
         """Every video with the byte offset of its line."""
@@ -181,19 +185,6 @@ class RunDir:
             return videos
 
 
-_FREE_GROUPS = {"cluster", "slurm", "local", "worker", "plan", "dataset", "output_dataset_path"}
-
-
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Replace a JSON file in one step."""
     replace_file(path, (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

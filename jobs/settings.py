@@ -4,12 +4,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from curation.captioning.models import CAPTION_MODELS, TEXT_MODELS, caption_model, text_model
 from curation.captioning.prompts import caption_prompt, enhancement_prompt
 from curation.registry import EMBEDDERS
+from curation.storage.options import MIB, S3Options, endpoint_problem
 from curation.timeline import MIN_WINDOW_FRAMES
 from jobs.slurm import time_minutes
+
+SECRET_INPUT = "secret_input"
+"""The type of a mistake whose value is not shown, since it may hold a password."""
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -37,6 +42,9 @@ def _sbatch_value(value: object) -> object:
 
 SbatchValue = Annotated[bool | int | str, BeforeValidator(_sbatch_value)]
 """True is an option without a value, such as --exclusive."""
+
+
+EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class Settings(BaseModel):
@@ -301,6 +309,41 @@ class DatasetSettings(Settings):
     shuffle_seed: NonNegativeInt = Field(0, description="samples are shuffled before packing; kept in the report")
 
 
+def _endpoint(url: str) -> str:
+    if problem := endpoint_problem(url):
+        raise PydanticCustomError(SECRET_INPUT, "{problem}", {"problem": problem})
+    return url
+
+
+class S3Settings(Settings):
+    """How S3 is spoken to; credentials come from boto3's own chain (profiles, environment, roles), never from here."""
+
+    endpoint_url: Annotated[str, AfterValidator(_endpoint)] | None = Field(
+        None, description="of a server that is not AWS; null: the profile's, or AWS; all paths of a run share it"
+    )
+    region: str | None = Field(None, description="null: the profile's or AWS_REGION's")
+    path_style: bool | None = Field(
+        None, description="https://host/bucket/key instead of https://bucket.host/key; null: where endpoint_url is set"
+    )
+    part_size_mb: Annotated[float, Field(ge=5, le=5120)] = Field(
+        16.0, description="MiB of a part of a multipart upload or download; an object has at most 10,000"
+    )
+    requests_at_once: PositiveInt = Field(4, description="parts of one object that are on their way at once")
+    max_tries: PositiveInt = Field(10, description="of one request, with growing random pauses: about a minute in all")
+
+    def options(self, profile_name: str | None) -> S3Options:
+        """As storage takes them, with the profile whose credentials are used."""
+        return S3Options(
+            profile_name=profile_name,
+            endpoint_url=self.endpoint_url,
+            region=self.region,
+            path_style=self.path_style,
+            part_size_bytes=round(self.part_size_mb * MIB),
+            requests_at_once=self.requests_at_once,
+            max_tries=self.max_tries,
+        )
+
+
 class SlurmSettings(Settings):
     """What sbatch is asked for."""
 
@@ -314,14 +357,35 @@ class SlurmSettings(Settings):
     array_parallelism: PositiveInt = Field(64, description="workers at once")
     aggregate_mem_gb: PositiveFloat = Field(8.0, description="memory of the aggregation, GiB")
     aggregate_time: WallTime = Field("02:00:00", description="wall time of the aggregation")
-    setup: list[str] = Field([], description="shell lines run before the worker, such as module load")
+    signal_delay_s: PositiveInt = Field(
+        120, description="a worker is warned so long before its wall time, at most a quarter of that"
+    )
+    requeue: bool = Field(True, description="Slurm may start preempted workers and those of failed nodes again")
+    modules: list[str] = Field([], description="environment modules that jobs load first")
+    setup: list[str] = Field([], description="shell lines run before a job's command, such as conda activate")
+    environment: dict[EnvironmentName, str] = Field({}, description="environment variables of the jobs")
+    python: str | None = Field(
+        None, description="interpreter of the jobs, such as a venv's bin/python; null: this one, in a container python3"
+    )
+    container_image: str | None = Field(None, description="image with clipmill in it that the jobs run in")
+    container_runtime: Literal["pyxis", "apptainer"] = Field("pyxis", description="what runs container_image")
+    container_mounts: list[str] = Field(
+        [], description="further SOURCE[:TARGET] for the container; it sees the folders of this config anyway"
+    )
+    srun_arguments: list[str] = Field([], description="further arguments of the srun in each job")
     additional_parameters: dict[str, SbatchValue] = Field({}, description="further sbatch options by long name")
+    exclude_bad_nodes_hours: NonNegativeFloat = Field(
+        24.0, description="how long a node is left out that failed a worker's checks; 0: not at all"
+    )
 
 
 class LocalSettings(Settings):
     """How shards run without Slurm."""
 
     parallel_shards: PositiveInt = Field(1, description="workers at once on this machine (cluster: local)")
+    gpus: list[str] | None = Field(
+        None, description="GPUs to use, slurm.gpus_per_task for each worker; null: all that are visible; []: none"
+    )
     threads_per_worker: NonNegativeInt = Field(0, description="threads of a worker's models; 0: the machine's share")
 
 
@@ -339,6 +403,10 @@ class WorkerSettings(Settings):
         0.5, description="a worker ends when more of its videos fail, from 100 on; null: it never does"
     )
     lease_timeout_s: PositiveFloat = Field(60.0, description="a silent worker's shard may be taken over after this")
+    scratch_dir: str | None = Field(
+        None, description="folder for temporary files, $VARIABLES are the node's; null: SLURM_TMPDIR, TMPDIR or /tmp"
+    )
+    scratch_min_gb: NonNegativeFloat = Field(1.0, description="GB that must be free there before a worker begins")
 
 
 class PlanSettings(Settings):
@@ -346,3 +414,6 @@ class PlanSettings(Settings):
 
     num_shards: PositiveInt | None = Field(None, description="array tasks; null: by target_shard_gb")
     target_shard_gb: PositiveFloat = Field(20.0, description="GB of video in one shard")
+    max_part_gb: PositiveFloat | Literal["shard"] | None = Field(
+        "shard", description="a larger video is processed in time ranges; shard: as large as one; null: never"
+    )

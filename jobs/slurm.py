@@ -1,7 +1,8 @@
 """Slurm's text formats. Pure."""
 
+import hashlib
 import re
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 
 def time_minutes(text: str) -> int:
@@ -35,9 +36,105 @@ def max_array_size(scontrol_config: str) -> int:
     return int(found[1]) if found else 1001
 
 
-def chunked(items: Sequence[int], size: int) -> list[list[int]]:
-    """Split a sequence into pieces of at most ``size``, in order."""
-    return [list(items[k : k + size]) for k in range(0, len(items), size)]
+@dataclass(frozen=True, slots=True)
+class PlannedArray:
+    """Array tasks over neighbouring shards: task 0 works on ``first_shard``.
+
+    Arrays of the same ``lane`` run one after the other, at most ``throttle`` tasks at once.
+    """
+
+    first_shard: int
+    num_tasks: int
+    throttle: int
+    lane: int
+
+
+def plan_arrays(first_shard: int, num_shards: int, *, max_tasks: int, parallelism: int) -> list[PlannedArray]:
+    """Arrays of about equal length over shards numbered from ``first_shard``, of which ``parallelism`` run at once.
+
+    Slurm limits the tasks that run at once within one array only. So each array stands in a lane behind the one before
+    it, and the throttles of the lanes add up to ``parallelism``.
+
+    Args:
+        max_tasks: tasks of one array: the site's MaxArraySize.
+    """
+    if not num_shards:
+        return []
+    num_arrays = -(-num_shards // max_tasks)
+    num_lanes = min(num_arrays, parallelism)
+    arrays = []
+    for k in range(num_arrays):
+        begin, end = (first_shard + num_shards * i // num_arrays for i in (k, k + 1))
+        lane = k % num_lanes
+        throttle = parallelism // num_lanes + (lane < parallelism % num_lanes)
+        arrays.append(PlannedArray(begin, end - begin, throttle, lane))
+    return arrays
+
+
+def halved(array: PlannedArray) -> list[PlannedArray]:
+    """The same tasks as two arrays of one lane; as it is when there is but one task."""
+    half = array.num_tasks // 2
+    if not half:
+        return [array]
+    rest = PlannedArray(array.first_shard + half, array.num_tasks - half, array.throttle, array.lane)
+    return [PlannedArray(array.first_shard, half, array.throttle, array.lane), rest]
+
+
+def job_prefix(run_dir: str) -> str:
+    """What the names of all jobs of a run begin with, and of no other run: its folder's path tells runs apart."""
+    return f"clipmill-{hashlib.sha256(run_dir.encode()).hexdigest()[:8]}"
+
+
+def worker_name(prefix: str, attempt: int, first_shard: int) -> str:
+    """Name of the array that begins with a shard: known before it is queued, so that it can be found by it."""
+    return f"{prefix}-a{attempt}-s{first_shard}"
+
+
+def aggregation_name(prefix: str, attempt: int) -> str:
+    """Name of the aggregation after an attempt."""
+    return f"{prefix}-a{attempt}-aggregation"
+
+
+def named_jobs(squeue: str) -> dict[str, str]:
+    """Id of each job or whole array of ``squeue -h -o '%F|%j'`` by its name; the newest of several."""
+    found: dict[str, str] = {}
+    for line in squeue.splitlines():
+        job, _, name = line.strip().partition("|")
+        if job.isdigit() and int(job) >= int(found.get(name, 0)):
+            found[name] = job
+    return found
+
+
+_REASON = re.compile(r"error: ((?:Assoc|QOS)\w+)$", re.MULTILINE)
+_TRY_LATER = re.compile(
+    r"job submit limit|job queue full|resource temporarily unavailable|try again|job creation temporarily disabled|"
+    r"socket timed out|unable to contact slurm controller",
+    re.IGNORECASE,
+)
+
+
+def is_submit_limit(sbatch_error: str) -> bool:
+    """Whether sbatch refused for now: as many jobs are queued as the site allows, or its controller is too busy.
+
+    Slurm tells it by words alone. One message stands for limits of the queue and for jobs that are too large or too
+    long; a line before it says which limit it was.
+    """
+    if reasons := _REASON.findall(sbatch_error):
+        return any("SubmitJob" in reason for reason in reasons)
+    return _TRY_LATER.search(sbatch_error) is not None
+
+
+_NO_ANSWER = re.compile("socket timed out|unable to contact slurm controller", re.IGNORECASE)
+
+
+def may_be_queued(sbatch_error: str) -> bool:
+    """Whether sbatch failed for want of an answer, so that the job may be queued all the same."""
+    return _NO_ANSWER.search(sbatch_error) is not None
+
+
+def signal_delay_s(delay_s: int, *, time_min: int) -> int:
+    """How long before a wall time of ``time_min`` (0: none) workers are warned: a quarter of a short one."""
+    return min(delay_s, time_min * 60 // 4) if time_min else delay_s
 
 
 def queue_states(squeue: str) -> dict[str, str]:

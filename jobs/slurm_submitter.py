@@ -1,129 +1,228 @@
 """An attempt's shards as Slurm arrays, and the aggregation after them, through submitit."""
 
-import os
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from jobs.aggregation import run_aggregation
+from jobs import sbatch
+from jobs.bad_nodes import excluded_nodes
 from jobs.config import RunConfig
-from jobs.exits import DONE
 from jobs.rundir import RunDir
-from jobs.slurm import chunked, max_array_size, time_minutes
-from jobs.submission import SubmissionError, SubmittedJob
-from jobs.worker import run_shard
+from jobs.slurm import is_submit_limit, may_be_queued
+from jobs.slurm_attempt import QueuedArray, SlurmAttempt, plan_attempt
+from jobs.slurm_client import ask_max_array_size, cancel_jobs, find_named_jobs, outside_any_job, release_after
+from jobs.submission import StoppedError, SubmissionError, SubmittedJob
+
+if TYPE_CHECKING:
+    from jobs.submitit_arrays import CommandExecutor
+
+logger = logging.getLogger(__name__)
+
+_FIRST_WAIT_S = 2.0
+_LONGEST_WAIT_S = 60.0
+_MAX_LOOKS = 10
 
 
 class SlurmSubmitter:
-    """An array of workers and a dependent aggregation through submitit."""
+    """Arrays of workers and a dependent aggregation through submitit."""
 
     def submit(self, run: RunDir, config: RunConfig, attempt: int, shards: Sequence[int]) -> list[SubmittedJob]:
-        """Submit arrays of at most MaxArraySize tasks and, ``afterany`` of all of them, the aggregation.
+        """Submit the arrays and, ``afterany`` of all of them, the aggregation; goes on where a dead launcher stopped.
 
         Raises:
-            SubmissionError: sbatch refused, with what it said; what was queued before is cancelled.
+            SubmissionError: sbatch refused, with what it said; what was queued before stays so.
+            StoppedError: Ctrl-C, and what is queued stays so; or somebody cancelled the attempt.
         """
-        from submitit.core.utils import FailedJobError
-
-        submitted: list[SubmittedJob] = []
-        with _outside_any_job():
-            try:
-                for chunk in chunked(shards, _max_array_size()):
-                    executor = _executor(run, config, attempt, "worker")
-                    jobs = executor.map_array(work_or_exit, [str(run.root)] * len(chunk), chunk, [attempt] * len(chunk))
-                    submitted += [SubmittedJob(job.job_id, k) for job, k in zip(jobs, chunk, strict=True)]
-                executor = _executor(run, config, attempt, "aggregation", after=_array_ids(submitted))
-                last = executor.submit(aggregate_or_exit, str(run.root))
-            except (FailedJobError, OSError, subprocess.SubprocessError) as error:
-                cancel_jobs([job.job_id for job in submitted])
-                raise SubmissionError(f"sbatch refused: {_last_line(error)}") from error
-        return [*submitted, SubmittedJob(last.job_id, None)]
+        with outside_any_job():
+            launched = _begun(run, attempt)
+            if launched is None:
+                launched = plan_attempt(
+                    run, attempt, shards, max_tasks=ask_max_array_size(), parallelism=config.slurm.array_parallelism
+                )
+                launched.save()  # before sbatch: a launcher that dies leaves names to look for
+            return Launch(run, config, launched).queue_all()
 
     def wait(self) -> None:
         """The work goes on in Slurm."""
         return
 
 
-def work_or_exit(run_dir: str, shard: int, attempt: int) -> None:
-    """What an array task does: a worker whose exit code Slurm sees."""
-    code = run_shard(run_dir, shard, attempt)
-    if code != DONE:
-        sys.exit(code)
+def _begun(run: RunDir, attempt: int) -> SlurmAttempt | None:
+    """What an earlier launcher left of the attempt, if it queued something; else new settings may plan it anew."""
+    begun = SlurmAttempt.load(run, attempt)
+    if begun is None or begun.route != "submitit":
+        return None
+    begun.adopt(find_named_jobs())
+    return begun if begun.jobs else None
 
 
-def aggregate_or_exit(run_dir: str) -> None:
-    """What the dependent job does: the aggregation, whose exit code Slurm sees."""
-    code = run_aggregation(run_dir)
-    if code != DONE:
-        sys.exit(code)
+@dataclass
+class Launch:
+    """The queueing of one attempt."""
+
+    run: RunDir
+    config: RunConfig
+    attempt: SlurmAttempt
+    _largest_taken: int = 0
+    _has_warned: bool = False
+
+    def queue_all(self) -> list[SubmittedJob]:
+        """Queue what is not queued yet; see ``SlurmSubmitter.submit``."""
+        sbatch.make_mounted_folders(self.config)
+        try:
+            while (queued := self.attempt.next_array()) is not None:
+                self._queue_array(queued)
+            self._queue_aggregation()
+        except KeyboardInterrupt:
+            raise StoppedError(f"stopped: {self._how_far()}") from None
+        except _CancelledError:
+            cancel_jobs([job.job_id for job in self.attempt.jobs])
+            raise StoppedError(f"cancelled meanwhile; go on with: clipmill resume {self.run.root}") from None
+        except SubmissionError as error:
+            raise SubmissionError(f"{error}; {self._how_far()}" if self.attempt.jobs else str(error)) from error
+        self.attempt.is_whole = True
+        self.attempt.save()
+        return self.attempt.jobs
+
+    def _queue_array(self, queued: QueuedArray) -> None:
+        """Queue an array, or wait for room, or put two smaller ones in its place."""
+        array = queued.array
+        executor, command = self.worker_job(queued)
+        throttle = min(array.throttle, array.num_tasks)
+        wait_s = _FIRST_WAIT_S
+        while True:
+            try:
+                job_id = self._sbatch(lambda: executor.queue(command, num_tasks=array.num_tasks, throttle=throttle))
+                break
+            except _NoRoomError as error:
+                self._warn(str(error))
+                if not error.may_be_queued:
+                    self._hold_aggregation()
+                    if array.num_tasks > max(1, self._largest_taken):
+                        self.attempt.split(queued)
+                        return
+            wait_s = _wait(wait_s)
+            if (found := self._look_for(self.attempt.name(queued))) is not None:
+                job_id = found  # taken after all: the answer came too late
+                break
+        queued.job_id = job_id
+        self._largest_taken = max(self._largest_taken, array.num_tasks)
+        self._saved()
+
+    def _queue_aggregation(self) -> None:
+        after = sbatch.dependency_options(self.attempt.array_ids)
+        if self.attempt.aggregation is not None:
+            if self.attempt.is_aggregation_held:
+                release_after(self.attempt.aggregation, str(after.get("dependency", "")))
+            return
+        wait_s = _FIRST_WAIT_S
+        while self.attempt.aggregation is None:
+            try:
+                self.attempt.aggregation = self._sbatch(lambda: self._aggregation(after))
+            except _NoRoomError as error:
+                self._warn(str(error))
+                wait_s = _wait(wait_s)
+                self.attempt.aggregation = self._look_for(self.attempt.aggregation_name)
+        self._saved()
+
+    def _hold_aggregation(self) -> None:
+        """Where room is short, the aggregation takes its place before the workers fill it."""
+        if self.attempt.aggregation is not None:
+            return
+        try:
+            self.attempt.aggregation = self._sbatch(lambda: self._aggregation({"hold": True}))
+        except _NoRoomError:
+            self.attempt.aggregation = self._look_for(self.attempt.aggregation_name)
+        self.attempt.is_aggregation_held = self.attempt.aggregation is not None
+        self._saved()
+
+    def _look_for(self, name: str) -> str | None:
+        """The job of that name, once Slurm answers: a controller too busy to say so may have taken it."""
+        wait_s = _FIRST_WAIT_S
+        for _ in range(_MAX_LOOKS - 1):
+            try:
+                return find_named_jobs().get(name)
+            except SubmissionError as error:
+                self._warn(str(error))
+                wait_s = _wait(wait_s)
+        return find_named_jobs().get(name)
+
+    def worker_job(self, queued: QueuedArray) -> "tuple[CommandExecutor, str]":
+        """What queues an array, and the command of its tasks."""
+        options = sbatch.worker_options(self.config, excluded_nodes=excluded_nodes(self.run, time.time()))
+        options |= {"job-name": self.attempt.name(queued), **sbatch.dependency_options(self.attempt.before(queued))}
+        first_shard = str(queued.array.first_shard)
+        command = sbatch.worker_command(self.run, self.config, self.attempt.number, first_shard)
+        return self._executor(options, cpus=self.config.slurm.cpus_per_task), command
+
+    def aggregation_job(self, further: sbatch.Options) -> "tuple[CommandExecutor, str]":
+        """What queues the aggregation, and its command."""
+        options = sbatch.aggregation_options(self.config) | {"job-name": self.attempt.aggregation_name, **further}
+        return self._executor(options, cpus=1), sbatch.aggregation_command(self.run, self.config)
+
+    def _aggregation(self, further: sbatch.Options) -> str:
+        executor, command = self.aggregation_job(further)
+        return executor.queue(command)
+
+    def _executor(self, options: sbatch.Options, *, cpus: int) -> "CommandExecutor":
+        from jobs.submitit_arrays import CommandExecutor
+
+        return CommandExecutor(
+            self.run.logs_path / f"attempt-{self.attempt.number:03d}",
+            options,
+            setup=sbatch.setup_lines(self.config),
+            srun_arguments=sbatch.srun_arguments(self.config, cpus=cpus),
+        )
+
+    def _sbatch(self, queue: Callable[[], str]) -> str:
+        if self.attempt.is_cancelled:
+            raise _CancelledError
+        try:
+            return queue()
+        except SubmissionError as error:
+            said = _last_line(str(error))
+            if is_submit_limit(str(error)):
+                raise _NoRoomError(said, may_be_queued=may_be_queued(str(error))) from error
+            raise SubmissionError(f"sbatch refused: {said}") from error
+
+    def _saved(self) -> None:
+        self.attempt.save()
+        if self.attempt.is_cancelled:  # by somebody who could not know of the job yet
+            raise _CancelledError
+
+    def _warn(self, said: str) -> None:
+        if not self._has_warned:
+            logger.warning("sbatch takes no more for now (%s): waiting for room; %s", said, self._how_far())
+            self._has_warned = True
+
+    def _how_far(self) -> str:
+        attempt = self.attempt
+        return (
+            f"{attempt.num_queued} of {attempt.num_shards} shards are queued; if this ends, go on with: "
+            f"clipmill resume {self.run.root}, or take it back with: clipmill cancel {self.run.root}"
+        )
 
 
-def _executor(run: RunDir, config: RunConfig, attempt: int, role: str, *, after: Sequence[str] = ()) -> Any:
-    import submitit
+class _NoRoomError(Exception):
+    """sbatch takes no more for now; ``may_be_queued``: it took the job perhaps, and could not say so."""
 
-    slurm = config.slurm
-    is_worker = role == "worker"
-    executor = submitit.AutoExecutor(
-        folder=run.logs_path / f"attempt-{attempt:03d}" / "%j", cluster="slurm", slurm_max_num_timeout=10**6
-    )
-    additional: dict[str, Any] = {**slurm.additional_parameters}
-    if slurm.account:
-        additional["account"] = slurm.account
-    if after:
-        # afterany: the aggregation judges completeness itself; afterok would never start after one failure
-        additional |= {"dependency": f"afterany:{':'.join(after)}", "kill-on-invalid-dep": "no"}
-    executor.update_parameters(
-        name=f"clipmill-{role}",
-        timeout_min=time_minutes(slurm.time if is_worker else slurm.aggregate_time),
-        cpus_per_task=slurm.cpus_per_task if is_worker else 1,
-        mem_gb=slurm.mem_gb if is_worker else slurm.aggregate_mem_gb,
-        slurm_partition=slurm.partition,
-        slurm_qos=slurm.qos,
-        slurm_setup=slurm.setup or None,
-        slurm_additional_parameters=additional,
-        slurm_stderr_to_stdout=True,
-    )
-    if is_worker:
-        executor.update_parameters(slurm_array_parallelism=slurm.array_parallelism)
-        if slurm.gpus_per_task:
-            executor.update_parameters(gpus_per_node=slurm.gpus_per_task)
-    return executor
+    def __init__(self, said: str, *, may_be_queued: bool) -> None:
+        super().__init__(said)
+        self.may_be_queued = may_be_queued
 
 
-def _array_ids(jobs: Sequence[SubmittedJob]) -> list[str]:
-    """Ids of whole arrays: a dependency on each task by itself would be as long as the array."""
-    return list(dict.fromkeys(job.job_id.partition("_")[0] for job in jobs))
+class _CancelledError(Exception):
+    """Somebody cancelled the attempt while it was being queued."""
 
 
-def _max_array_size() -> int:
-    shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=60)
-    if shown.returncode:
-        raise SubmissionError(f"Slurm does not answer: {shown.stderr.strip() or 'scontrol show config failed'}")
-    return max_array_size(shown.stdout)
+def _wait(wait_s: float) -> float:
+    """Wait, and give the next, longer wait."""
+    time.sleep(wait_s)
+    return min(2 * wait_s, _LONGEST_WAIT_S)
 
 
-@contextmanager
-def _outside_any_job() -> Iterator[None]:
-    """Submit as from a login node, also from inside a job: its own limits must not reach the new ones."""
-    inherited = {name: value for name, value in os.environ.items() if name.startswith(("SLURM_", "SBATCH_"))}
-    for name in inherited:
-        if name != "SLURM_CONF":  # where the cluster is found
-            del os.environ[name]
-    try:
-        yield
-    finally:
-        os.environ.update(inherited)
-
-
-def cancel_jobs(job_ids: Sequence[str]) -> None:
-    """Cancel jobs and whole arrays; those that have ended already do not matter."""
-    arrays = list(dict.fromkeys(job.partition("_")[0] for job in job_ids))
-    if arrays:
-        subprocess.run(["scancel", *arrays], capture_output=True, timeout=120)
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "nothing was said"

@@ -24,13 +24,18 @@ from jobs.settings import WorkerSettings
 
 
 def build_pipeline(
-    config: RunConfig, *, videos_at_once: int = 1, before_record: Callable[[], None] | None = None
+    config: RunConfig,
+    *,
+    videos_at_once: int = 1,
+    before_record: Callable[[], None] | None = None,
+    parts_path: str | None = None,
 ) -> Pipeline:
     """Read, split, transcode, filter by motion, choose frames and preview in decode children; then the models; write.
 
     Args:
         videos_at_once: decode children.
         before_record: as for ``ClipWriterStage``.
+        parts_path: as for ``ClipWriterStage``.
     """
     pipeline = Pipeline(
         "split",
@@ -68,6 +73,8 @@ def build_pipeline(
         before_record=before_record,
         embedding_names=embedding_names(config),
         writes_pickles=config.embeddings.write_embedding_pickles,
+        parts_path=parts_path,
+        num_clips_per_chunk=config.clips.num_clips_per_chunk,
     )
     return pipeline.add_stage(writer)
 

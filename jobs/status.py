@@ -1,17 +1,26 @@
 """Where a run stands, from its own files: O(shards) reads, no need of Slurm."""
 
-import json
-import subprocess
+import shlex
 import time
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Set
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from jobs.captions import EngineWork, add_engine_work
-from jobs.ledger import live_leases, read_events
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.again import read_voids
+from jobs.bad_nodes import bad_nodes
+from jobs.captions import EngineWork
+from jobs.ends import counted_ends, once
+from jobs.job_states import slurm_jobs
+from jobs.ledger import live_leases
+from jobs.parts import video_of
+from jobs.roll_up import LogState, RollUp, roll_up
 from jobs.rundir import RunDir
-from jobs.slurm import queue_states
+
+_HOUR_S = 3600.0
 
 
 @dataclass
@@ -19,8 +28,9 @@ class RunStatus:
     """Counts of shards and videos now.
 
     ``num_running`` videos are begun in a live shard; ``num_waiting`` are everything that is not done, failed or
-    running. ``videos_per_hour`` and ``eta_s`` are None until two videos ended. ``captions`` are by key, of the workers
-    that came to their end.
+    running. ``videos_per_hour`` is the rate of the last hour, None until two videos ended, as is ``eta_s``.
+    ``retry_commands`` are by class of failure; ``bad_nodes`` are those that are left out now. ``captions`` are by key,
+    of the workers that came to their end.
     """
 
     run_dir: str
@@ -36,6 +46,8 @@ class RunStatus:
     num_attempts: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     first_failures: dict[str, str] = field(default_factory=dict)
+    retry_commands: dict[str, str] = field(default_factory=dict)
+    bad_nodes: list[dict[str, Any]] = field(default_factory=list)
     jobs: dict[str, int] | None = None
     videos_per_hour: float | None = None
     eta_s: float | None = None
@@ -61,98 +73,83 @@ class RunStatus:
 
 
 def run_status(run: RunDir, *, ask_slurm: bool = True) -> RunStatus:
-    """Read the events of all shards and sum them up.
+    """Sum up what the logs of all shards tell.
 
     Raises:
         RunDirError: this is not a run folder.
     """
     config = run.load_config()
     status = RunStatus(str(run.root))
-    attempts = run.attempts()
-    sizes = {attempt: run.shard_sizes(attempt) for attempt in attempts}
-    status.num_attempts = len(attempts)
-    status.num_videos = sum(sizes[1].values()) if sizes else 0
-    status.num_shards = sum(map(len, sizes.values()))
     live = live_leases(run, timeout_s=config.worker.lease_timeout_s)
-    ended: dict[str, float] = {}
-    running: set[str] = set()
-    failures: Counter[str] = Counter()
-    for attempt in attempts:
-        for index in sizes[attempt]:
-            begun, has_ended = _add_shard(status, run, index, ended=ended, failures=failures)
-            is_over = has_ended or attempt != attempts[-1]  # a newer attempt took over what an old one left
-            status.num_shards_ended += is_over and index not in live
-            running |= begun if index in live else set()
-    for event in read_events(run.found_path):
-        if event["video"] not in ended:
-            ended[event["video"]] = event["time"]
-            _count_end(status, event, failures)
-    status.num_running = len(running - ended.keys())
-    status.num_shards_running = len(live)
-    status.failures = dict(sorted(failures.items()))
-    _add_rate(status, ended)
+    rolled = roll_up(run)
+    all_ends = counted_ends(run, rolled, read_voids(run))
+    ends = once(all_ends, columns=["time", "event", "reason", "message", "clips", "clip_s"])
+    _count_shards(status, run, rolled, live.keys())
+    _count_ends(status, ends)
+    running = {video_of(key) for shard in live for key in _log(rolled, run, shard).begun}
+    status.num_running = len(running) - _count_among(all_ends, running)
+    status.retry_commands = {reason: retry_command(run.root, reason) for reason in status.failures}
+    status.bad_nodes = [asdict(bad) for bad in bad_nodes(run, time.time())]
+    _add_rate(status, ends)
     if ask_slurm and config.cluster == "slurm":
         status.jobs = slurm_jobs(run)
     return status
 
 
-def _add_shard(
-    status: RunStatus, run: RunDir, index: int, *, ended: dict[str, float], failures: Counter[str]
-) -> tuple[set[str], bool]:
-    """Count the ends of one shard's videos; gives those begun and not ended, and whether its worker came to the end."""
-    begun: set[str] = set()
-    last = ""
-    for event in read_events(run.shard_state_path(index)):
-        last, video = event["event"], event.get("video", "")
-        if last == "begin":
-            begun.add(video)
-        elif last in {"done", "failed"}:
-            begun.discard(video)
-            if video not in ended:
-                ended[video] = event["time"]
-                _count_end(status, event, failures)
-        elif last in {"start", "released"}:
-            begun.discard(video)
-            begun = set() if last == "start" else begun
-        elif last == "end":
-            add_engine_work(status.captions, event)
-    return begun, last == "end"
+def retry_command(run_dir: Path, reason: str) -> str:
+    """What tries the videos again that failed for this reason."""
+    return f"clipmill resume {shlex.quote(str(run_dir))} --failed {reason}"
 
 
-def _count_end(status: RunStatus, event: Mapping[str, Any], failures: Counter[str]) -> None:
-    if event["event"] == "failed":
-        status.num_failed += 1
-        failures[event["reason"]] += 1
-        status.first_failures.setdefault(event["reason"], event["message"])
-    else:
-        status.num_done += 1
-        status.num_clips += event["clips"]
-        status.clip_s += event["clip_s"]
+def _log(rolled: RollUp, run: RunDir, shard: int) -> LogState:
+    return rolled.logs.get(run.shard_state_path(shard).name) or LogState()
 
 
-def _add_rate(status: RunStatus, ended: Mapping[str, float]) -> None:
-    times = ended.values()
-    if len(ended) < 2 or max(times) <= min(times):
+def _count_shards(status: RunStatus, run: RunDir, rolled: RollUp, live: Set[int]) -> None:
+    attempts = run.attempts()
+    status.num_attempts = len(attempts)
+    status.num_shards_running = len(live)
+    for attempt in attempts:
+        sizes = run.shard_sizes(attempt)
+        status.num_shards += len(sizes)
+        if attempt == 1:
+            status.num_videos = sum(sizes.values())
+        for index in sizes:
+            log = _log(rolled, run, index)
+            is_over = log.last == "end" or attempt != attempts[-1]  # a newer attempt took over what an old one left
+            status.num_shards_ended += is_over and index not in live
+            for key, work in log.engines.items():
+                status.captions.setdefault(key, EngineWork()).add(work)
+
+
+def _count_ends(status: RunStatus, ends: pa.Table) -> None:
+    is_done = pc.equal(ends["event"], "done")
+    done, failed = ends.filter(is_done), ends.filter(pc.invert(is_done))
+    status.num_done, status.num_failed = len(done), len(failed)
+    status.num_clips = pc.sum(done["clips"]).as_py() or 0
+    status.clip_s = pc.sum(done["clip_s"]).as_py() or 0.0
+    counts = failed.group_by("reason").aggregate([("reason", "count")])
+    status.failures = dict(sorted(zip(*(counts[name].to_pylist() for name in ("reason", "reason_count")), strict=True)))
+    for reason in status.failures:
+        first = failed.slice(pc.index(failed["reason"], reason).as_py(), 1)
+        status.first_failures[reason] = first["message"][0].as_py()
+
+
+def _count_among(ends: pa.Table, videos: Set[str]) -> int:
+    found = ends["video"].filter(pc.is_in(ends["video"], pa.array(videos, pa.string())))
+    return len(found.unique())
+
+
+def _add_rate(status: RunStatus, ends: pa.Table) -> None:
+    """The rate of the last hour in which the run was at work."""
+    if len(ends) < 2:
         return
-    now = time.time() if status.num_shards_running else max(times)
-    status.videos_per_hour = len(ended) / max(now - min(times), 1e-3) * 3600
+    first, last = (each.as_py() for each in pc.min_max(ends["time"]).values())
+    now = time.time() if status.num_shards_running else last
+    begun = max(first, now - _HOUR_S)
+    num_lately = pc.sum(pc.greater_equal(ends["time"], begun)).as_py()
+    if last <= first or num_lately < 2:
+        return
+    status.videos_per_hour = num_lately / max(now - begun, 1e-3) * 3600
     left = status.num_videos - status.num_done - status.num_failed
     status.eta_s = left / status.videos_per_hour * 3600
-
-
-def slurm_jobs(run: RunDir, *, timeout_s: float = 10.0) -> dict[str, int] | None:
-    """How many jobs of the run are in which state, by one query; None when Slurm does not answer in time."""
-    ids: set[str] = set()
-    for attempt in run.attempts():
-        path = run.jobs_path(attempt)
-        document = json.loads(path.read_text()) if path.is_file() else {}
-        if document.get("cluster") == "slurm":
-            ids |= {job["job_id"].partition("_")[0] for job in document["jobs"]}
-    if not ids:
-        return {}
-    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T", f"--jobs={','.join(sorted(ids))}"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return dict(Counter(queue_states(answer.stdout).values())) if answer.returncode == 0 else None

@@ -30,6 +30,10 @@ class SubmissionError(RuntimeError):
     """The jobs could not be submitted."""
 
 
+class StoppedError(RuntimeError):
+    """A person or a signal ended it before its end; says how to go on."""
+
+
 def jobs_document(jobs: Sequence[SubmittedJob], *, cluster: str) -> dict[str, Any]:
     """What the run folder keeps of a submission."""
     return {"cluster": cluster, "jobs": [asdict(job) for job in jobs]}

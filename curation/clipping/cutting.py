@@ -269,9 +269,8 @@ class Cutter:
             rate = self._timeline.average_rate
             self._track = MotionTrack(recipe.motion, rate=rate, is_wanted=self._is_unmeasured)
         self.with_audio = recipe.keep_audio and profile.audio_stream is not None
-        first = self._waiting[0].frame_span
-        assert first is not None
-        self.first_tick = self._timeline.tick(first.start) if first.start > 0 else None
+        self.first_frame = first_frame(self._waiting[0])
+        self.first_tick = self._timeline.tick(self.first_frame) if self.first_frame > 0 else None
 
     @property
     def is_done(self) -> bool:

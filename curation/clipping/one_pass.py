@@ -9,6 +9,7 @@ import numpy as np
 
 from curation.clipping.clips import new_clip
 from curation.clipping.cutting import OpenClip, Packets, Sound
+from curation.clipping.parts import check_recipe, check_splitter
 from curation.clipping.recipe import ClipRecipe
 from curation.clipping.shot_tracker import ClipPlanner
 from curation.clipping.transcoding import ClipTranscodingStage
@@ -53,9 +54,11 @@ class OnePassStage(Stage):
 
     def process(self, task: VideoTask) -> Iterator[VideoTask]:
         """Give the video in chunks of finished clips."""
+        check_splitter(task.data, limit_clips=self._splitter.limit_clips)
+        check_recipe(task.data, self._transcoder.recipe)
         if _picture_bytes(task.data) * _LATENCY_FRAMES > _MAX_LINE_BYTES:
-            for split in self._splitter.process(task):
-                yield from self._transcoder.process(split)
+            for split in self._splitter.process(task):  # nor does the other way seek to its first clip
+                yield from self._transcoder.in_chunks(split, self._transcoder.finished_clips(split.data, seeks=False))
             return
         clips = _Pass(self._splitter, self._transcoder.recipe, task).clips()
         yield from self._transcoder.in_chunks(task, clips)
@@ -99,6 +102,7 @@ class _Pass:
         for frame in wanted_pictures(
             self._task,
             self._look.within,
+            wanted=self._look.first_frame,
             with_audio=self._with_audio,
             see_packet=self._see_packet,
             see_motion=self._see_motion if self._track is not None else None,
@@ -106,8 +110,12 @@ class _Pass:
             if isinstance(frame, av.AudioFrame):
                 self._sound.hear(frame, list(self._open.values()))
             else:
-                self._line.append((self._look.at(frame), frame))
+                index = self._look.at(frame)
+                if index >= self._look.known_from:
+                    self._line.append((index, frame))
                 yield from self._advance(now=frame.pts)
+                if self._look.is_over and not self._open:
+                    return
         self._look.finish()
         yield from self._advance(now=None)
 
@@ -136,7 +144,7 @@ class _Pass:
         if self._track is not None:
             self._track.forget_before(min([index, *self._open]))
         found = self._planner.clip_of(index)
-        if found is None:
+        if found is None or self._planner.shot_start(index) not in self._look.own:
             return
         start, span = found
         opened = self._open.get(start) or self._begin(start, frame)

@@ -38,12 +38,14 @@ class ShotTracker:
         finished: shots whose end is known, in order.
         open_start: first frame of the shot whose end is not known yet; None between two shots.
         certain_until: what is known of every frame below this index will not change.
+        first_calm: the first frame that is not marked. Shots that begin after it are the same wherever it began.
     """
 
     def __init__(self, first_frame: int, *, threshold: float, forced_cuts: Iterable[int] = ()) -> None:
         """Begin at a frame; ``forced_cuts`` are rising frames that begin a shot."""
         self.finished: list[FrameSpan] = []
         self.open_start: int | None = None
+        self.first_calm: int | None = None
         self.certain_until = first_frame
         self._first_frame = first_frame
         self._threshold = threshold
@@ -104,6 +106,7 @@ class ShotTracker:
 
     def _leave_transition(self, frame: int) -> None:
         run, start, self._follows_forced = self._run, self.open_start, False
+        self.first_calm = frame if self.first_calm is None else self.first_calm
         if run is None:
             self.open_start = self._first_frame if start is None and not self.finished else start
         elif start is None:  # a transition at the very first frame has no shot before it

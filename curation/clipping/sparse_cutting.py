@@ -14,6 +14,7 @@ import av.error
 
 from curation.clipping.clip_motion import MotionPlan
 from curation.clipping.cutting import Cutter, first_frame
+from curation.clipping.parts import begin_at
 from curation.clipping.recipe import ClipRecipe
 from curation.errors import FailureReason
 from curation.model import Clip, Video
@@ -29,17 +30,20 @@ _MAX_HELD_BYTES = 64 * 2**20
 _MAX_HELD_S = 60  # of sound, decoded
 
 
-def cut_clips(recipe: ClipRecipe, video: Video) -> Iterator[Clip]:
+def cut_clips(recipe: ClipRecipe, video: Video, *, seeks: bool = True) -> Iterator[Clip]:
     """Give each clip of a video when it is complete; what is copied is decoded only where a request samples it.
 
     The video lets go of its clips: a complete one is held by who takes it and by nobody else.
+
+    Args:
+        seeks: whether what comes before the first clip may be left out, where nothing is copied.
 
     Raises:
         VideoError: UNREADABLE or DECODE_ERROR.
         StorageError: the file could not be read.
     """
     is_sparse = recipe.copies and len(timeline_needed(video).idr_frames) > 0 and _is_copyable(video)
-    yield from _SparsePass(recipe, video).clips() if is_sparse else _cut_densely(recipe, video)
+    yield from _SparsePass(recipe, video).clips() if is_sparse else _cut_densely(recipe, video, seeks=seeks)
 
 
 def _is_copyable(video: Video) -> bool:
@@ -49,15 +53,17 @@ def _is_copyable(video: Video) -> bool:
         return isinstance(stream, av.VideoStream) and why_not_copyable(stream, profile) is None
 
 
-def _cut_densely(recipe: ClipRecipe, video: Video) -> Iterator[Clip]:
+def _cut_densely(recipe: ClipRecipe, video: Video, *, seeks: bool) -> Iterator[Clip]:
     """Decode forward and hand each frame to the clips it belongs to."""
     cutter, video.clips = Cutter(recipe, video), []
+    begin = begin_at(video, cutter.first_frame)
     for frame in decode_video(
         video,
-        from_tick=cutter.first_tick,
+        from_tick=cutter.first_tick if seeks and begin is None else None,
         with_audio=cutter.with_audio,
         see_packet=cutter.see_packet,
         see_motion=cutter.see_motion if recipe.motion is not None else None,
+        begin=begin,
     ):
         yield from cutter.take(frame)
         if cutter.is_done:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from typing import Literal
 
+from curation.clipping.parts import check_recipe
 from curation.clipping.recipe import ClipRecipe
 from curation.clipping.sparse_cutting import cut_clips
 from curation.model import Clip, Video, VideoTask
@@ -72,11 +73,16 @@ class ClipTranscodingStage(Stage):
 
     def process(self, task: VideoTask) -> Iterable[VideoTask]:
         """Give the video in chunks of finished clips."""
+        check_recipe(task.data, self.recipe)
         return self.in_chunks(task, self.finished_clips(task.data))
 
-    def finished_clips(self, video: Video) -> Iterator[Clip]:
-        """Read forward, decode what has to be, hand each frame to its clips, and give each clip when it is complete."""
-        return cut_clips(self.recipe, video) if video.clips else iter(())
+    def finished_clips(self, video: Video, *, seeks: bool = True) -> Iterator[Clip]:
+        """Read forward, decode what has to be, hand each frame to its clips, and give each clip when it is complete.
+
+        Args:
+            seeks: as ``cut_clips``.
+        """
+        return cut_clips(self.recipe, video, seeks=seeks) if video.clips else iter(())
 
     @property
     def recipe(self) -> ClipRecipe:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from curation.clipping.clips import set_clips, split_hash
 from curation.clipping.cutting import first_frame
+from curation.clipping.lead_in import lead_in
+from curation.clipping.parts import begin_at, check_splitter, own_frames
 from curation.clipping.reader import wanted_frames
 from curation.clipping.shot_model import GPU_BATCH, ShotModel
 from curation.clipping.shot_tracker import ClipRules, ShotTracker
@@ -94,6 +96,7 @@ class TransNetV2ClipExtractionStage(Stage):
     def process(self, task: VideoTask) -> Iterable[VideoTask]:
         """Decode the video once, small, and put the clips on it, without pictures."""
         video = task.data
+        check_splitter(video, limit_clips=self.limit_clips)
         shots = self.find_shots(task)
         timeline = timeline_needed(video)
         spans = clips_from_shots(timeline, shots, **asdict(self.rules))
@@ -107,32 +110,49 @@ class TransNetV2ClipExtractionStage(Stage):
         yield task
 
     def find_shots(self, task: VideoTask) -> list[FrameSpan]:
-        """The shots of the part of the video that the manifest asks for, as spans of source frames.
+        """The shots of the range of the video that the manifest asks for, as spans of source frames.
+
+        Of a part of a video those that begin in it.
 
         Raises:
-            VideoError: DECODE_ERROR, NO_FRAMES or EMPTY_RANGE.
+            VideoError: DECODE_ERROR, NO_FRAMES, EMPTY_RANGE or NOT_IN_PARTS.
         """
         look = ShotLook(self, task)
-        for frame in wanted_pictures(task, look.within, with_audio=False):
+        for frame in wanted_pictures(task, look.within, wanted=look.first_frame, with_audio=False):
             assert isinstance(frame, av.VideoFrame)
             look.at(frame)
-        look.finish()
-        return look.tracker.finished
+            if look.is_over:
+                break
+        else:
+            look.finish()
+        return [shot for shot in look.tracker.finished if shot.start in look.own]
 
 
 class ShotLook:
-    """The detector's view of one video: every frame small, what changed, and the shots as they become known."""
+    """The detector's view of one video: every frame small, what changed, and the shots as they become known.
+
+    Attributes:
+        within: frames that are wanted of the video.
+        own: those among which its own shots begin: all of them, but for a part of a video.
+        first_frame: the first that must come.
+        known_from: the first of which something will be known.
+    """
 
     def __init__(self, stage: TransNetV2ClipExtractionStage, task: VideoTask) -> None:
         self._video = task.data
         self._timeline = timeline_needed(task.data)
         self.within = wanted_frames(task, self._timeline)
+        self.own = own_frames(task.data, self.within)
+        self._step = math.ceil(_MIN_STEP_S / self._timeline.time_base)  # ticks
+        lead = lead_in(self._timeline, self.within, self.own.start, step=self._step) if task.data.part else None
+        self.first_frame = lead.first_frame if lead is not None else self.within.start
+        self.known_from = lead.known_from if lead is not None else self.within.start
+        self._is_midway = lead is not None
         cuts = self._timeline.size_changes.tolist()
-        self.tracker = ShotTracker(self.within.start, threshold=stage.threshold, forced_cuts=cuts)
-        self._detector = WindowedPredictor(stage.model, skip_static=stage.skip_static)
+        self.tracker = ShotTracker(self.known_from, threshold=stage.threshold, forced_cuts=cuts)
+        self._detector = WindowedPredictor(stage.model, skip_static=stage.skip_static, has_margin=self._is_midway)
         self._shrink = SmallRgb(profile_needed(task.data), width=48, height=27)
         self._before: NDArray[np.uint8] | None = None
-        self._step = math.ceil(_MIN_STEP_S / self._timeline.time_base)  # ticks
         self._due: int | None = None
         self._next = self.within.start  # the frame that should come
         self._num_decoded = 0
@@ -148,14 +168,36 @@ class ShotLook:
         small = self._shrink(frame)
         change = _mean_difference(small, self._before) if self._before is not None else 0.0
         self._before = small
+        if index < self.first_frame:
+            return index
         is_due = self._due is None or frame.pts >= self._due
-        self.tracker.look(index, change, is_looked_at=is_due)
+        if index >= self.known_from:
+            self.tracker.look(index, change, is_looked_at=is_due)
         if is_due:
             self._due = frame.pts + self._step
             self._detector.feed(small)
             if self._detector.has_known:
-                self.tracker.know(self._detector.take_known().tolist())
+                self._know(self._detector.take_known().tolist())
         return index
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all shots that begin in a part are known."""
+        start, own = self.tracker.open_start, self.own
+        is_own_open = start is not None and start in own
+        return self._video.part is not None and not is_own_open and self.tracker.certain_until >= own.stop
+
+    def _know(self, probabilities: list[float]) -> None:
+        """Take what the detector says.
+
+        Raises:
+            VideoError: NOT_IN_PARTS, where a part begins in a transition that is longer than the lead-in.
+        """
+        self.tracker.know(probabilities)
+        calm = self.tracker.first_calm
+        if self._is_midway and calm is not None and calm >= self.own.start:
+            message = f"{self._video.id}: at {self.own.start} a transition goes on that is longer than a window"
+            raise VideoError(FailureReason.NOT_IN_PARTS, message)
 
     def finish(self) -> None:
         """All frames have come.
@@ -166,9 +208,9 @@ class ShotLook:
         expected = len(self.within)
         if self._num_decoded == 0:
             raise VideoError(FailureReason.NO_FRAMES, f"{self._video.id}: none of its {expected} frames decoded")
-        if self._num_decoded < expected:
+        if self._num_decoded < expected and self._video.part is None:  # a part fails where one of its frames is missing
             self._video.errors["frames"] = f"{expected} frames in the packets, {self._num_decoded} decoded"
-        self.tracker.know(self._detector.finish().tolist())
+        self._know(self._detector.finish().tolist())
         self.tracker.finish(self.within.end)
 
 
@@ -182,16 +224,26 @@ def wanted_pictures(
     task: VideoTask,
     within: FrameSpan,
     *,
+    wanted: int,
     with_audio: bool,
     see_packet: SeePacket | None = None,
     see_motion: SeeFrame | None = None,
 ) -> Iterator[MediaFrame]:
-    """Decode the frames that the manifest asks for, and if wanted the sound beside them."""
+    """Decode the frames that the manifest asks for, and if wanted the sound beside them.
+
+    Args:
+        wanted: the first frame that a part of a video needs; some may come before it.
+    """
     video, timeline = task.data, timeline_needed(task.data)
     stop = timeline.tick(within.end)
     from_tick = timeline.tick(within.start) if within.start > 0 else None
     for frame in decode_video(
-        video, from_tick=from_tick, with_audio=with_audio, see_packet=see_packet, see_motion=see_motion
+        video,
+        from_tick=from_tick,
+        with_audio=with_audio,
+        see_packet=see_packet,
+        see_motion=see_motion,
+        begin=begin_at(video, wanted),
     ):
         if isinstance(frame, av.VideoFrame) and frame.pts is not None and frame.pts >= stop:
             return

@@ -32,19 +32,26 @@ class WindowedPredictor:
         ``predict_frames`` in inference/transnetv2.py of the authors' repository, soCzech/TransNetV2.
     """
 
-    def __init__(self, predict: WindowFunction, *, skip_static: bool = False) -> None:
-        """With ``skip_static``, windows in which nothing changes are not shown to the network: their values are 0."""
+    def __init__(self, predict: WindowFunction, *, skip_static: bool = False, has_margin: bool = False) -> None:
+        """Begin before the first frame.
+
+        Args:
+            skip_static: windows in which nothing changes are not shown to the network: their values are 0.
+            has_margin: the first 25 frames fed stand before those of which the values are wanted, which begin at a
+                multiple of 50 frames of the video; nothing is repeated before them.
+        """
         self._predict = predict
         self._skip_static = skip_static
         self._frames = np.empty((WINDOW_SIZE_FRAMES, *FRAME_SHAPE), np.uint8)
         self._num_held = 0  # frames of self._frames that are filled, padding included
-        self._num_fed = 0
+        self._has_margin = has_margin
+        self._num_fed = -MARGIN_FRAMES if has_margin else 0  # of which the values are wanted
         self._num_taken = 0
         self._probabilities: list[NDArray[np.float32]] = []
 
     def feed(self, frame: NDArray[np.uint8]) -> None:
         """Take the next frame, uint8 RGB, shape (27, 48, 3); it is copied. Predicts when a window is full."""
-        if self._num_fed == 0:
+        if self._num_held == 0 and not self._has_margin:
             self._append(frame, times=MARGIN_FRAMES)
         self._append(frame, times=1)
         self._num_fed += 1
@@ -67,7 +74,7 @@ class WindowedPredictor:
         Returns:
             One probability for each frame fed whose probability was not taken yet, float32, shape (num_frames,).
         """
-        if self._num_fed == 0:
+        if self._num_fed <= 0:
             return np.empty(0, np.float32)
         last_frame = self._frames[self._num_held - 1].copy()
         self._append(last_frame, times=MARGIN_FRAMES + -self._num_fed % STEP_FRAMES)

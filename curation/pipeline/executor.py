@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
-from curation.errors import Failure, StopRunError
+from curation.errors import Failure, FailureReason, StopRunError
 from curation.model import VideoTask
 from curation.pipeline.queues import MAX_QUEUED_TASKS, ByteBoundedQueue
 from curation.pipeline.stage import BatchStage, Stage
@@ -126,6 +126,9 @@ class Pipeline:
         num_videos, failures = 0, _Failures()
         while (task := outlet.get()) is not None:
             failure = task.data.failure
+            if failure is not None and failure.reason is FailureReason.NOT_IN_PARTS:  # it is done whole instead
+                yield task
+                continue
             num_videos += failure is not None or task.data.num_clip_chunks > 0  # its last task
             if failure is not None:
                 failures.count(failure)

@@ -96,9 +96,10 @@ class StageRun:
 
 @dataclass(eq=False, slots=True)
 class _Turn:
-    """A task that a thread has taken, and the bytes that it held then."""
+    """A task that a thread has taken, what it is about, and the bytes that it held then."""
 
     task: VideoTask
+    key: str
     num_bytes: int
 
 
@@ -129,10 +130,11 @@ class _Turns:
             task = self._source.get(timeout_s=self._max_idle_s)
             if task is None:
                 return None
-            turn = _Turn(task, task.data.get_major_size() if self._max_held_bytes is not None else 0)
+            num_bytes = task.data.get_major_size() if self._max_held_bytes is not None else 0
+            turn = _Turn(task, task.data.key, num_bytes)
             with self._changed:
                 self._held_bytes += turn.num_bytes
-                self._of_video.setdefault(task.data.id, deque()).append(turn)
+                self._of_video.setdefault(turn.key, deque()).append(turn)
             return turn
 
     def _is_full(self) -> bool:
@@ -141,17 +143,17 @@ class _Turns:
     def wait_for(self, turn: _Turn) -> bool:
         """Wait until those of the same video that came before are gone; False when the pipeline was stopped."""
         with self._changed:
-            while self._of_video[turn.task.data.id][0] is not turn and not self._stop.is_set():
+            while self._of_video[turn.key][0] is not turn and not self._stop.is_set():
                 self._changed.wait(_POLL_S)
         return not self._stop.is_set()
 
     def give_back(self, turn: _Turn) -> None:
         """The task has left the stage."""
         with self._changed:
-            video_id = turn.task.data.id
-            self._of_video[video_id].remove(turn)
-            if not self._of_video[video_id]:
-                del self._of_video[video_id]
+            key = turn.key
+            self._of_video[key].remove(turn)
+            if not self._of_video[key]:
+                del self._of_video[key]
             self._held_bytes -= turn.num_bytes
             self._changed.notify_all()
 

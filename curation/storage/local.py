@@ -2,14 +2,17 @@
 
 import errno
 import os
+import shutil
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from curation.errors import StorageError
-from curation.storage.files import replace_file, replacing, settle, written_aside
+from curation.storage.base import Leftover, StoredObject
+from curation.storage.files import files_below, is_aside, replace_file, replacing, settle, written_aside
 
 
 class LocalStorage:
@@ -50,12 +53,42 @@ class LocalStorage:
 
     def read(self, path: str) -> bytes:
         """See ``Storage.read``."""
-        try:
+        with _reading_errors("read", path):
             return self._full(path).read_bytes()
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise FileNotFoundError(error.errno, error.strerror, path) from error
-        except OSError as error:
-            raise _storage_error("read", path, error) from error
+
+    def read_range(self, path: str, start: int, end: int) -> bytes:
+        """See ``Storage.read_range``."""
+        with _reading_errors("read", path), self._full(path).open("rb", buffering=0) as file:
+            file.seek(start)
+            return file.read(max(0, end - start))
+
+    @contextmanager
+    def reading(self, path: str) -> Iterator[BinaryIO]:
+        """See ``Storage.reading``."""
+        with _reading_errors("read", path):
+            file = self._full(path).open("rb")
+        with file, _storage_errors("read", path):
+            yield file
+
+    def download(self, path: str, target: Path) -> int:
+        """See ``Storage.download``."""
+        with self.reading(path) as source, _storage_errors("write", str(target)), written_aside(target) as aside:
+            file, name = aside
+            shutil.copyfileobj(source, file, 2**20)
+            os.replace(name, target)
+            return file.tell()
+
+    def local_path(self, path: str) -> Path | None:
+        """See ``Storage.local_path``."""
+        return self._full(path)
+
+    def size(self, path: str) -> int:
+        """See ``Storage.size``."""
+        with _reading_errors("look at", path):
+            status = self._full(path).stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+            return status.st_size
 
     def exists(self, path: str) -> bool:
         """See ``Storage.exists``."""
@@ -70,8 +103,47 @@ class LocalStorage:
         with _storage_errors("delete", path), suppress(FileNotFoundError, NotADirectoryError):
             self._full(path).unlink()
 
+    def delete_many(self, paths: Iterable[str]) -> None:
+        """See ``Storage.delete_many``."""
+        for path in paths:
+            self.delete(path)
+
+    def list(self, prefix: str = "") -> Iterator[StoredObject]:
+        """See ``Storage.list``. Links are followed; the names of one folder at a time are in memory."""
+        with _storage_errors("list", prefix or self.root):
+            for path, status in self._files(prefix):
+                if not is_aside(os.path.basename(path)):
+                    yield StoredObject(path, status.st_size)
+
+    def leftovers(self, *, older_than_s: float) -> Iterator[Leftover]:
+        """See ``Storage.leftovers``. The hidden files that ``written_aside`` makes."""
+        with _storage_errors("list", self.root):
+            for path, status in self._files(""):
+                age_s = time.time() - status.st_mtime
+                if is_aside(os.path.basename(path)) and age_s >= older_than_s:
+                    yield Leftover(path, "", age_s)
+
+    def remove_leftover(self, leftover: Leftover) -> None:
+        """See ``Storage.remove_leftover``."""
+        self.delete(leftover.path)
+
+    def _files(self, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
+        folder, slash, beginning = prefix.rpartition("/")
+        return files_below(self.root, folder + slash, beginning)
+
     def _full(self, path: str) -> Path:
         return Path(self.root) / path
+
+
+@contextmanager
+def _reading_errors(doing: str, path: str) -> Iterator[None]:
+    """What is not there is FileNotFoundError with the path."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(error.errno, error.strerror, path) from error
+    except OSError as error:
+        raise _storage_error(doing, path, error) from error
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from curation.errors import FailureReason
 from curation.model import DecodeCount
 from curation.source_profile import SourceProfile
 from curation.timeline import FrameTimeline
+from curation.video.clean_start import CleanStart
 from curation.video.container import as_video_error, opened
 from curation.video.deinterlace import Deinterlacer
 from curation.video.lighten import WithoutMotion
@@ -39,11 +40,13 @@ def decode_frames(
     count: DecodeCount | None = None,
     see_packet: SeePacket | None = None,
     see_motion: SeeFrame | None = None,
+    begin: CleanStart | None = None,
 ) -> Iterator[MediaFrame]:
     """Decode the chosen streams in the order of the file.
 
     Args:
         from_tick: leave out video frames before this timestamp; decoding begins at the key frame before it.
+        begin: leave out video frames before this place, and be sure that the others are those of the whole file.
         with_audio: yield the audio stream's frames as well, between the pictures as the file has them.
         count: counts every picture that is decoded, also those before ``from_tick``.
         see_packet: shown every packet of the video stream in the order of the file, before it is decoded.
@@ -54,16 +57,17 @@ def decode_frames(
         Video frames in rising presentation order, each with a timestamp and progressive, and audio frames.
 
     Raises:
-        VideoError: UNREADABLE or DECODE_ERROR.
+        VideoError: UNREADABLE or DECODE_ERROR; with ``begin`` NOT_IN_PARTS.
         StorageError: the file could not be read.
     """
     count = count if count is not None else DecodeCount()
     with_motion = see_motion is not None
     packets = demuxed(source, profile, name=name, from_tick=from_tick, with_audio=with_audio, with_motion=with_motion)
     try:
-        yield from _decode(packets, profile, timeline, from_tick, count, see_packet, see_motion)
+        yield from _decode(packets, profile, timeline, from_tick, count, see_packet, see_motion, begin)
     except av.error.FFmpegError as error:
-        raise as_video_error(error, name=name, reason=FailureReason.DECODE_ERROR, doing="decode") from error
+        reason = FailureReason.DECODE_ERROR if begin is None else begin.reason_of(FailureReason.DECODE_ERROR)
+        raise as_video_error(error, name=name, reason=reason, doing="decode") from error
 
 
 def demuxed(
@@ -129,6 +133,7 @@ def _decode(
     count: DecodeCount,
     see_packet: SeePacket | None,
     see_motion: SeeFrame | None,
+    begin: CleanStart | None,
 ) -> Iterator[MediaFrame]:
     times = iter(timeline.ticks.tolist() if profile.counts_frames else ())
     deinterlacer, lighten = Deinterlacer(), WithoutMotion()
@@ -137,10 +142,13 @@ def _decode(
         is_video = packet.stream.index == profile.video_stream
         if see_packet is not None and is_video:
             see_packet(packet)
-        for frame in frames_of_packet(packet, is_audio=not is_video):
+        is_left_out = begin is not None and is_video and not begin.admits(packet)
+        for frame in () if is_left_out else frames_of_packet(packet, is_audio=not is_video):
             count.num_frames += isinstance(frame, av.VideoFrame)
             if isinstance(frame, av.VideoFrame) and profile.counts_frames:
                 frame.pts = next(times, None)
+            if begin is not None and not begin.wants(frame):
+                continue
             if isinstance(frame, av.AudioFrame):
                 yield frame
             elif isinstance(frame, av.VideoFrame) and is_shown(frame, after=last):
@@ -149,6 +157,8 @@ def _decode(
                     see_motion(frame)
                     frame = lighten(frame)
                 yield from _not_before(from_tick, deinterlacer.add(frame))
+    if begin is not None:
+        begin.finish()
     yield from _not_before(from_tick, deinterlacer.finish())
 
 

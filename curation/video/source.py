@@ -6,6 +6,7 @@ from pathlib import Path
 from curation.model import Video
 from curation.source_profile import SourceProfile
 from curation.timeline import FrameTimeline
+from curation.video.clean_start import CleanStart
 from curation.video.decode import MediaFrame, SeeFrame, SeePacket, decode_frames
 from curation.video.probe import probe_video
 
@@ -17,6 +18,7 @@ def decode_video(
     with_audio: bool = False,
     see_packet: SeePacket | None = None,
     see_motion: SeeFrame | None = None,
+    begin: CleanStart | None = None,
 ) -> Iterator[MediaFrame]:
     """Decode a video, see ``decode_frames``; counts in ``Video.decode_count``."""
     return decode_frames(
@@ -29,6 +31,7 @@ def decode_video(
         count=video.decode_count,
         see_packet=see_packet,
         see_motion=see_motion,
+        begin=begin,
     )
 
 

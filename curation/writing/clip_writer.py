@@ -2,7 +2,6 @@
 
 import logging
 import pickle
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -10,38 +9,39 @@ from typing import Any
 
 from curation import layout
 from curation.documents import to_json
-from curation.errors import Failure, VideoError
-from curation.model import Clip, ClipStats, Video, VideoTask
+from curation.errors import Failure, FailureReason, VideoError
+from curation.model import Clip, ClipStats, Video, VideoPart, VideoTask
 from curation.pipeline import Stage
 from curation.storage import storage_for
-from curation.writing.captions import CaptionTotals, add_captions, count_captions
+from curation.writing.captions import count_captions
 from curation.writing.clip_files import release, write_files, write_previews
+from curation.writing.clip_lines import ClipLine, LineTotals
 from curation.writing.embeddings import embedding_entry, from_text
-from curation.writing.records import chunk_document, clip_entry, clip_meta, record_document, text_match
+from curation.writing.parts import VideoParts
+from curation.writing.records import (
+    chunk_document,
+    clip_entry,
+    clip_meta,
+    part_document,
+    record_document,
+    text_match,
+)
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class _Chunk:
-    """What was written of a chunk of which more clips may come."""
-
-    kept: list[dict[str, Any]] = field(default_factory=list)
-    filtered: list[dict[str, Any]] = field(default_factory=list)
-    stats: ClipStats = field(default_factory=ClipStats)
-    captions: dict[str, CaptionTotals] = field(default_factory=dict)
-
-
-@dataclass
 class _Progress:
-    """What was written of a video whose record is still to come."""
+    """What was written of a video, or of a part of one, whose record is still to come.
 
-    stats: ClipStats = field(default_factory=ClipStats)
-    captions: dict[str, CaptionTotals] = field(default_factory=dict)
-    text_matches: Counter[str] = field(default_factory=Counter)
+    Attributes:
+        lines: of the clips of a chunk of which more may come, or of a part.
+        totals: of the chunks before it.
+    """
+
+    totals: LineTotals = field(default_factory=LineTotals.none)
     paths: list[str] = field(default_factory=list)
-    num_clips: int = 0
-    chunk: _Chunk = field(default_factory=_Chunk)
+    lines: list[ClipLine] = field(default_factory=list)
 
 
 class ClipWriterStage(Stage):
@@ -59,6 +59,8 @@ class ClipWriterStage(Stage):
         before_record: Callable[[], None] | None = None,
         embedding_names: Mapping[str, str] = MappingProxyType({}),
         writes_pickles: bool = False,
+        parts_path: str | None = None,
+        num_clips_per_chunk: int = 32,
         verbose: bool = False,
     ) -> None:
         """Where and how to write.
@@ -68,6 +70,8 @@ class ClipWriterStage(Stage):
             before_record: called before each record; raises StopRunError where this worker may not publish any more.
             embedding_names: fields of ``Clip`` whose vectors are written, and the folder of each.
             writes_pickles: a file of each vector by itself, too.
+            parts_path: where to write what became of parts of videos; None where there are none.
+            num_clips_per_chunk: in the lists of a video that came in parts.
         """
         self._before_record = before_record
         self._storage = storage_for(output_path)
@@ -75,8 +79,10 @@ class ClipWriterStage(Stage):
         self._embedding_names, self._writes_pickles = dict(embedding_names), writes_pickles
         self._provenance = dict(provenance or {})
         self._verbose = verbose
-        self._progress: dict[str, _Progress] = {}
-        self._failed: dict[str, bool] = {}  # by video: whether the record that says so is ours
+        self._parts = storage_for(parts_path) if parts_path is not None else None
+        self._num_clips_per_chunk = num_clips_per_chunk
+        self._progress: dict[str, _Progress] = {}  # by key of video
+        self._failed: dict[str, bool] = {}  # by key of video: whether the record that says so is ours
 
     @staticmethod
     def get_output_path_clips(output_path: str, filtered: bool = False) -> str:
@@ -109,48 +115,46 @@ class ClipWriterStage(Stage):
         Raises:
             StorageError: nothing was recorded, and the video will be done again.
         """
-        video = task.data
-        if video.id in self._failed:  # its record is written; what a stage before still sends of it is not wanted
-            self._delete(_paths_written(video) if self._failed[video.id] else [])
+        video, key = task.data, task.data.key
+        if key in self._failed:  # its record is written; what a stage before still sends of it is not wanted
+            self._delete(_paths_written(video) if self._failed[key] else [])
             return
-        progress = self._progress.setdefault(video.id, _Progress())
+        progress = self._progress.setdefault(key, _Progress())
         progress.paths += _paths_written(video)
         if video.failure is None:
             try:
-                self._write_part(video, progress)
+                self._write_clips(video, progress)
             except VideoError as error:  # what we encoded can't be read back
                 video.failure = Failure(error.reason, error.message)
-        if video.failure is not None:
-            self._take_back(video, progress)
-        elif not video.num_clip_chunks:
+        if video.failure is None and not video.num_clip_chunks:
             yield task
             return
-        else:
-            video.num_total_clips = progress.num_clips
-        video.clip_stats = progress.stats
-        is_ours = self._publish(video, progress)
         if video.failure is not None:
-            self._failed[video.id] = is_ours
-        del self._progress[video.id]
+            self._failed[key] = self._fail(video, progress)
+        elif video.part is not None:
+            self._finish_part(video, video.part, progress)
+        else:
+            video.num_total_clips, video.clip_stats = progress.totals.num_clips, progress.totals.stats
+            self._publish(video, progress.totals)
+        del self._progress[key]
         yield task
 
-    def _write_part(self, video: Video, progress: _Progress) -> None:
-        chunk = progress.chunk
-        chunk.stats.combine(ClipStats.of(video.clips, video.filtered_clips))
-        add_captions(chunk.captions, count_captions([*video.clips, *video.filtered_clips]))
-        progress.text_matches.update(clip_match[0] for clip in video.clips if (clip_match := text_match(clip)))
-        chunk.kept += [self._write_clip(video, clip, progress) for clip in video.clips]
-        chunk.filtered += [self._write_clip(video, clip, progress) for clip in video.filtered_clips]
-        if video.clip_chunk_goes_on:
+    def _write_clips(self, video: Video, progress: _Progress) -> None:
+        """Write the files of the clips that are here and, when their chunk is complete, its list."""
+        for clips, is_kept in ((video.clips, True), (video.filtered_clips, False)):
+            for clip in clips:
+                progress.lines.append(self._write_clip(video, clip, progress, is_kept=is_kept))
+        if video.clip_chunk_goes_on or video.part is not None:
             return
-        document = chunk_document(video, chunk.kept, chunk.filtered, chunk.stats, captions=chunk.captions)
+        document = chunk_document(video.id, video.clip_chunk_index, progress.lines)
         self._write(layout.clip_chunk(video.id, video.clip_chunk_index), to_json(document), progress)
-        progress.stats.combine(chunk.stats)
-        add_captions(progress.captions, chunk.captions)
-        progress.num_clips += len(chunk.kept) + len(chunk.filtered)
-        progress.chunk = _Chunk()
+        progress.totals.combine(LineTotals.of(progress.lines))
+        progress.lines = []
 
-    def _write_clip(self, video: Video, clip: Clip, progress: _Progress) -> dict[str, Any]:
+    def _write_clip(self, video: Video, clip: Clip, progress: _Progress, *, is_kept: bool) -> ClipLine:
+        stats = ClipStats.of([clip], []) if is_kept else ClipStats.of([], [clip])
+        captions, match = count_captions([clip]), text_match(clip) if is_kept else None
+        earlier, num_before = clip.written.paths if clip.written is not None else (), len(progress.paths)
         if clip.buffer is not None:
             progress.paths += write_files(self._storage, clip).paths
         else:
@@ -167,38 +171,62 @@ class ClipWriterStage(Stage):
         for window in clip.windows:
             window.qwen_llm_input = None
             window.x1_input = None
-        return entry
+        paths = (*earlier, *progress.paths[num_before:])
+        return ClipLine(entry, is_kept, stats, captions, match[0] if match is not None else None, paths)
 
     def _write(self, path: str, content: bytes, progress: _Progress) -> None:
         progress.paths.append(path)
         self._storage.write(path, content)
 
-    def _take_back(self, video: Video, progress: _Progress) -> None:
-        """Delete what was written of a video, unless another worker finished it: then the files are that one's."""
-        done = self._storage.exists(layout.record(video.id))
-        self._delete(progress.paths if not done else [])
-        progress.stats, progress.captions = ClipStats(), {}
-
     def _delete(self, paths: Iterable[str]) -> None:
         for path in paths:
             self._storage.delete(path)
 
-    def _publish(self, video: Video, progress: _Progress) -> bool:
+    def _fail(self, video: Video, progress: _Progress) -> bool:
+        """Take back what was written, and say why in the record; False when another worker was first.
+
+        Where the video was finished by another worker the files are that one's.
+        """
+        if not self._storage.exists(layout.record(video.id)):
+            self._delete(progress.paths)
+        assert video.failure is not None
+        if video.part is not None and video.failure.reason is FailureReason.NOT_IN_PARTS:
+            return True  # it is processed whole instead
+        is_ours = self._publish(video, LineTotals.none())
+        if video.part is not None:
+            self._parts_of(video, video.part).clear()
+        return is_ours
+
+    def _finish_part(self, video: Video, part: VideoPart, progress: _Progress) -> None:
+        """Write what became of a part; with the last one the video is done, and then it is no part any more."""
+        video.num_total_clips = len(progress.lines)
+        parts = self._parts_of(video, part)
+        parts.add(part.index, part_document(video, progress.lines, provenance=self._provenance))
+        record = parts.joined(clips_per_chunk=self._num_clips_per_chunk, before_record=self._before_record)
+        if record is not None and record["failure"] is None:
+            video.part, video.clip_stats = None, ClipStats(**record["clip_stats"])
+
+    def _parts_of(self, video: Video, part: VideoPart) -> VideoParts:
+        if self._parts is None:
+            raise ValueError(f"{video.key}: this writer was not told where parts are written")
+        return VideoParts(self._storage, self._parts, video.id, part.count)
+
+    def _publish(self, video: Video, totals: LineTotals) -> bool:
         """Write the record; False when another worker was first."""
         if self._before_record is not None:
             self._before_record()
         document = record_document(
             video,
-            progress.stats,
+            totals.stats,
             provenance=self._provenance,
-            captions=progress.captions,
-            text_matches=progress.text_matches,
+            captions=totals.captions,
+            text_matches=totals.text_matches,
         )
         is_ours = self._storage.create(layout.record(video.id), to_json(document))
         if not is_ours:
             logger.warning("event=already_recorded video=%s: another worker was first, with the same result", video.id)
         status = video.failure.reason if video.failure else "done"
-        logger.info("event=video video=%s status=%s clips=%d", video.id, status, video.clip_stats.num_passed)
+        logger.info("event=video video=%s status=%s clips=%d", video.id, status, totals.stats.num_passed)
         return is_ours
 
 

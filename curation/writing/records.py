@@ -1,6 +1,6 @@
 """The JSON documents of a split run: clip metas, chunk lists, video records (docs/rules.md, Records). Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 from curation import layout
 from curation.model import Clip, ClipStats, Video
 from curation.writing.captions import CaptionTotals, totals_document, window_captions
+from curation.writing.clip_lines import ClipLine, LineTotals
 
 SCHEMA_VERSION = 1
 
@@ -92,23 +93,18 @@ def clip_entry(
     }
 
 
-def chunk_document(
-    video: Video,
-    kept: list[dict[str, Any]],
-    filtered: list[dict[str, Any]],
-    stats: ClipStats,
-    *,
-    captions: Mapping[str, CaptionTotals],
-) -> dict[str, Any]:
+def chunk_document(video_id: str, index: int, lines: Sequence[ClipLine]) -> dict[str, Any]:
     """One chunk of a video's clips."""
+    totals = LineTotals.of(lines)
+    kept, filtered = ([line.entry for line in lines if line.is_kept is is_kept] for is_kept in (True, False))
     return {
         "schema_version": SCHEMA_VERSION,
-        "video_id": video.id,
-        "clip_chunk_index": video.clip_chunk_index,
+        "video_id": video_id,
+        "clip_chunk_index": index,
         "num_clips": len(kept),
         "num_filtered_clips": len(filtered),
-        "clip_stats": asdict(stats),
-        "captions": totals_document(captions),
+        "clip_stats": asdict(totals.stats),
+        "captions": totals_document(totals.captions),
         "clips": kept,
         "filtered_clips": filtered,
     }
@@ -150,3 +146,44 @@ def record_document(
         "extra": dict(video.extra),
         "provenance": dict(provenance),
     }
+
+
+def part_document(video: Video, lines: Sequence[ClipLine], *, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What became of a part of a video, until its parts are joined."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "record": record_document(video, ClipStats(), provenance=provenance),
+        "lines": [line.to_json() for line in lines],
+    }
+
+
+def joined_documents(
+    parts: Sequence[Mapping[str, Any]], *, clips_per_chunk: int
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The chunks and the record of a video: those that it has when it is processed at once.
+
+    The record's ``num_decoded_frames`` is what was decoded; where parts begin, that is some frames more.
+
+    Args:
+        parts: all of them in order, as ``part_document`` gives them.
+    """
+    records = [part["record"] for part in parts]
+    lines = [ClipLine.from_json(line) for part in parts for line in part["lines"]]
+    lines.sort(key=lambda line: line.entry["span"])  # within a part, rejected ones may stand behind others
+    video_id, totals = records[0]["video_id"], LineTotals.none()
+    num_chunks = max(1, -(-len(lines) // clips_per_chunk))
+    chunks = []
+    for index in range(num_chunks):
+        inside = lines[index * clips_per_chunk : (index + 1) * clips_per_chunk]
+        totals.combine(LineTotals.of(inside))
+        chunks.append(chunk_document(video_id, index, inside))
+    record = records[0] | {
+        "num_decoded_frames": sum(record["num_decoded_frames"] for record in records),
+        "num_total_clips": totals.num_clips,
+        "num_clip_chunks": num_chunks,
+        "clip_stats": asdict(totals.stats),
+        "captions": totals_document(totals.captions),
+        "text_matches": dict(sorted(totals.text_matches.items())),
+        "errors": {name: text for record in records for name, text in record["errors"].items()},
+    }
+    return chunks, record

@@ -1,7 +1,6 @@
 """The commands as a person meets them: what they print, what they leave, and their exit codes."""
 
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -138,7 +137,8 @@ def test_an_unknown_command_is_wrong_usage(terminal: Terminal) -> None:
 
 def test_run_keeps_a_config_for_slurm_on_this_machine(finished: Path) -> None:
     jobs = json.loads(RunDir(finished / "run").jobs_path(1).read_text())
-    assert jobs == {"cluster": "local", "jobs": [{"job_id": "local-0", "shard": 0}]}
+    assert jobs["cluster"] == "local"
+    assert jobs["jobs"] == [{"job_id": "local-1-0", "shard": 0}, {"job_id": "local-1-aggregation", "shard": None}]
     assert (finished / "dataset" / "v0" / "report.json").is_file()
     logs = "".join(path.read_text() for path in (finished / "run" / "logs").rglob("*.log"))
     assert "event=aggregated" in logs
@@ -212,14 +212,14 @@ def test_an_output_that_fails_is_1_in_words(terminal: Terminal, tmp_path: Path, 
     assert "summary.json" in answer.err
 
 
-def test_slurm_that_is_not_there_is_1_in_words(
+def test_slurm_that_is_not_there_is_2_in_words(
     terminal: Terminal, tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = write_config(tmp_path, raw, cluster="slurm")
     monkeypatch.setenv("PATH", str(tmp_path))
     answer = terminal("submit", config)
-    assert answer.code == exits.FAILED
-    assert "scontrol" in answer.err
+    assert answer.code == exits.USAGE
+    assert "sbatch is not on PATH" in answer.err
 
 
 def test_what_is_printed_is_never_taken_for_markup(terminal: Terminal, tmp_path: Path, raw: Path) -> None:
@@ -258,7 +258,7 @@ def test_a_local_run_that_is_terminated_takes_its_workers_with_it(tmp_path: Path
     wait_for(run.lease_path(0).is_file)
     worker = int(json.loads(run.lease_path(0).read_text())["pid"])
     process.terminate()
-    assert process.wait(timeout=PATIENCE_S) == 128 + signal.SIGTERM
+    assert process.wait(timeout=PATIENCE_S) == exits.INCOMPLETE
     wait_for(lambda: not is_worker(worker))
 
 
@@ -267,3 +267,30 @@ def is_worker(pid: int) -> bool:
         return b"jobs.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
+
+
+def test_mistakes_in_the_settings_do_not_hide_the_others(terminal: Terminal, tmp_path: Path, raw: Path) -> None:
+    manifest = tmp_path / "videos.txt"
+    manifest.write_text("v0.mp4\n\n")
+    (tmp_path / "file").touch()
+    outputs = {"output_clip_path": str(tmp_path / "file" / "out"), "manifest": str(manifest)}
+    config = write_config(tmp_path, raw, **outputs, clips={"crff": 3}, windows={"window_size": -1})
+    for command in ("plan", "run", "submit"):
+        answer = terminal(command, config)
+        assert answer.code == exits.USAGE
+        for words in ("did you mean 'crf'", "windows.window_size", f"{manifest}:2: empty line", "output_clip_path: "):
+            assert answer.err.count(words) == 1, answer.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_needs_no_model_library(tmp_path: Path, raw: Path) -> None:
+    """Where they are installed, importing them takes longer than the plan: on a login node, a minute and more."""
+    heavy = ("torch", "transformers", "vllm", "scipy", "pandas")
+    script = f"import sys\nfor name in {heavy!r}: sys.modules[name] = None\nfrom jobs.cli import main\nmain()\n"
+    captions = {"captions": {"captioning_algorithm": "qwen"}, "embeddings": {"generate_embeddings": True}}
+    config = write_config(tmp_path, raw, **captions, split={"splitting_algorithm": "transnetv2"})
+    command = [sys.executable, "-c", script, "plan", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE_S, check=False)
+    assert done.returncode == exits.USAGE
+    assert "Traceback" not in done.stderr
+    assert "weights" in done.stderr

@@ -1,6 +1,7 @@
 """The config: what it reads, what it refuses and how it says so, and the starter that explains it."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from jobs.config import ConfigError, RunConfig, absolute, load_config, starter_yaml, to_yaml
+from curation.storage import S3Options
+from jobs.config import ConfigError, RunConfig, absolute, load_config, read_config, starter_yaml, to_yaml
 
 NEEDED = {"run_dir": "/runs/a", "input_video_path": "/videos", "output_clip_path": "/clips"}
 HEAD = "".join(f"{key}: {value}\n" for key, value in NEEDED.items())  # lines 1 to 3
 GROUPS = [
     *["split", "clips", "limits", "windows", "filters", "previews", "models"],
-    *["dataset", "plan", "worker", "local", "slurm"],
+    *["dataset", "plan", "worker", "local", "slurm", "s3"],
 ]
 several_in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
@@ -46,6 +48,35 @@ def run_config(**groups: dict[str, object]) -> RunConfig:
 
 
 # What is read
+
+
+def test_s3_is_spoken_to_as_the_config_says(tmp_path: Path) -> None:
+    text = """\
+input_s3_profile_name: lake
+output_s3_profile_name: mill
+s3: {endpoint_url: "https://s3.example.org:9000", region: eu-north-1, part_size_mb: 64, requests_at_once: 2}
+"""
+    lake = S3Options(
+        profile_name="lake",
+        endpoint_url="https://s3.example.org:9000",
+        region="eu-north-1",
+        part_size_bytes=64 * 2**20,
+        requests_at_once=2,
+    )
+    config = loaded(tmp_path, text)
+    assert config.input_s3 == lake
+    assert config.output_s3 == replace(lake, profile_name="mill")
+    assert loaded(tmp_path, "").input_s3 == S3Options()
+
+
+def test_how_s3_is_spoken_to_changes_no_content(tmp_path: Path) -> None:
+    assert loaded(tmp_path, "s3: {region: eu-north-1}").content_hash == loaded(tmp_path, "").content_hash
+
+
+def test_a_password_in_an_endpoint_is_refused_and_not_shown(tmp_path: Path) -> None:
+    (problem,) = problems_of(tmp_path, HEAD + "s3:\n  endpoint_url: https://me:hunter2@s3.example.org\n")
+    assert problem.startswith("FILE:5: s3.endpoint_url: no user or password in the URL")
+    assert "hunter2" not in problem
 
 
 def test_a_file_with_the_needed_keys_has_every_default(tmp_path: Path) -> None:
@@ -503,3 +534,46 @@ def test_the_resolved_config_reads_back_the_same(
 def test_the_resolved_config_says_the_same_to_any_yaml_reader() -> None:
     config = run_config(slurm={"time": "12:00:00", "account": "010"})
     assert yaml.safe_load(to_yaml(config)) == config.model_dump(mode="json")
+
+
+# -- what is known in spite of mistakes
+
+
+MISTAKES = [
+    pytest.param(
+        "split: {transnetv2_crop_s: -1, transnetv2_threshold: 0.3}\n", {"split.transnetv2_crop_s"}, id="value"
+    ),
+    pytest.param("split: {transnetv2_crop: 1, transnetv2_threshold: 0.3}\n", set(), id="unknown key"),
+    pytest.param("captions: {captioning_algorithm: qwenn}\n", {"captions.captioning_algorithm"}, id="unknown name"),
+    pytest.param("slurm: {time: soon, partition: [a]}\n", {"slurm.time", "slurm.partition"}, id="two"),
+    pytest.param("slurm: {additional_parameters: {a: 1.5, b: 2}}\n", set(), id="one of several names"),
+    pytest.param("slurm: 3\n", {"slurm"}, id="no group"),
+    pytest.param("plan: {max_part_gb: {a: 1}}\n", {"plan.max_part_gb"}, id="a group where none is"),
+    pytest.param("cluster: sulrm\n", {"cluster"}, id="choice"),
+    pytest.param("embeddings: {texts_to_verify: [a, [b]]}\n", {"embeddings.texts_to_verify"}, id="list"),
+]
+
+
+@pytest.mark.parametrize(("text", "mistaken"), MISTAKES)
+def test_with_a_mistake_the_rest_of_the_settings_is_known(tmp_path: Path, text: str, mistaken: set[str]) -> None:
+    found = read_config(config_file(tmp_path, HEAD + text + "clips: {crf: 31}\n"))
+    assert found.problems
+    assert found.mistaken == mistaken
+    assert found.config is not None
+    assert found.config.clips.crf == 31
+    if "transnetv2_threshold" in text:
+        assert found.config.split.transnetv2_threshold == 0.3
+
+
+def test_a_needed_key_that_is_missing_is_told_and_the_rest_is_known(tmp_path: Path) -> None:
+    found = read_config(config_file(tmp_path, "run_dir: /r\nclips: {crf: 31}\n"))
+    assert found.mistaken == {"manifest", "output_clip_path"}
+    assert found.config is not None
+    assert (found.config.run_dir, found.config.clips.crf) == ("/r", 31)
+
+
+@pytest.mark.parametrize("text", ["- a\n", "a: [\n"])
+def test_of_a_file_that_is_no_config_nothing_is_known(tmp_path: Path, text: str) -> None:
+    found = read_config(config_file(tmp_path, text))
+    assert found.config is None
+    assert len(found.problems) == 1

@@ -142,8 +142,19 @@ def test_some_missing_files_are_a_warning_and_cost_only_themselves(tmp_path: Pat
 def test_when_no_file_is_there_the_place_is_wrong(tmp_path: Path) -> None:
     manifest = tmp_path / "videos.txt"
     manifest.write_text("a.mp4\nb.mp4\n")
+    config = config_of(tmp_path, tmp_path / "moved", manifest=str(manifest), run_dir=str(tmp_path / "new" / "run"))
     with pytest.raises(ConfigError, match="none of the 2 videos is there"):
-        plan_run(config_of(tmp_path, tmp_path / "moved", manifest=str(manifest)))
+        plan_run(config)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_plan_that_fails_leaves_what_was_there(tmp_path: Path, raw: Path) -> None:
+    manifest = tmp_path / "videos.txt"
+    manifest.write_text("v0.mp4\n\n")
+    (tmp_path / "run").mkdir()
+    with pytest.raises(ConfigError, match="2: empty line"):
+        plan_run(config_of(tmp_path, raw, manifest=str(manifest)))
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_offsets_point_at_the_lines_of_the_manifest(tmp_path: Path, raw: Path) -> None:
@@ -181,7 +192,12 @@ def test_the_same_config_twice_is_the_same_plan(tmp_path: Path, raw: Path) -> No
     ],
     ids=lambda settings: "+".join(settings),
 )
-def test_another_place_or_other_resources_are_the_same_run(tmp_path: Path, raw: Path, settings: dict[str, Any]) -> None:
+def test_another_place_or_other_resources_are_the_same_run(
+    tmp_path: Path, raw: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("sbatch", "scontrol"):  # a Slurm that takes every job
+        (tmp_path / name).symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     first = plan_run(config_of(tmp_path, raw))
     config = config_of(tmp_path, raw, **settings)
     assert plan_run(config).shards == first.shards  # the plan is immutable

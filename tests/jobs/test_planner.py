@@ -2,14 +2,16 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import astuple, replace
 from fractions import Fraction
 from random import Random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.planner import PlannedVideo, Shard, count_shards, plan_shards
+from jobs.planner import PlannedVideo, PlannedVideos, Shard, count_shards, plan_shards, split_long
 
 
 def videos_of(costs: Sequence[int]) -> list[PlannedVideo]:
@@ -115,6 +117,27 @@ def test_of_two_shards_of_equal_cost_the_one_with_fewer_videos_takes_the_next() 
 def test_a_video_keeps_how_often_it_was_begun() -> None:
     video = PlannedVideo(offset=7, cost=3, num_begun=2)
     assert plan_shards([video], num_shards=1) == [Shard(0, (video,))]
+
+
+@given(st.lists(st.builds(PlannedVideo, st.integers(0, 99), st.integers(1, 9), st.integers(0, 2))), st.data())
+def test_a_table_is_the_sequence_of_its_videos(videos: list[PlannedVideo], data: st.DataObject) -> None:
+    table = PlannedVideos.of(videos)
+    assert list(table) == videos
+    assert table == videos
+    assert table.cost == sum(video.cost for video in videos)
+    places = data.draw(st.lists(st.integers(0, len(videos) - 1), max_size=9)) if videos else []
+    assert list(table.take(np.array(places, np.int64))) == [videos[place] for place in places]
+    assert [table[place] for place in places] == [videos[place] for place in places]
+    assert list(table[1:7:2]) == videos[1:7:2]
+
+
+@given(plans(), st.integers(1, 10**12))
+def test_a_video_above_the_limit_is_planned_in_its_parts(plan: tuple[list[PlannedVideo], int], limit: int) -> None:
+    videos, _ = plan
+    in_half = {v: [replace(v, cost=v.cost // 2, num_begun=1), replace(v, cost=v.cost - v.cost // 2)] for v in videos}
+    expected = [part for v in videos for part in (in_half[v] if v.cost > limit else [v])]
+    found = split_long(PlannedVideos.of(videos), in_half.__getitem__, above_cost=limit)
+    assert sorted(map(astuple, found)) == sorted(map(astuple, expected))
 
 
 def test_no_videos_make_no_shards() -> None:

@@ -61,6 +61,7 @@ class SlurmCluster:
     gpus_per_node: int = 2
     accounting: bool = False
     max_array_size: int = 1001
+    more_configuration: str = ""
     folder: Path = field(init=False)
     _host: LoopbackHost = field(init=False, repr=False)
     _undo: ExitStack = field(init=False, repr=False, default_factory=ExitStack)
@@ -158,6 +159,7 @@ class SlurmCluster:
         slurm = _render("slurm.conf", values)
         if self.accounting:
             slurm += _render("slurm.accounting.conf", values)
+        slurm += self.more_configuration
         _write_private(self.folder / "slurm.conf", slurm)
         _write_private(self.folder / "gres.conf", _render("gres.conf", values) if self.gpus_per_node else "")
         _write_private(self.folder / "slurmdbd.conf", _render("slurmdbd.conf", values))

@@ -16,6 +16,7 @@ import yaml
 
 from jobs import exits
 from jobs.rundir import RunDir
+from jobs.slurm import job_prefix
 from tests.footage import MEDIA, footage
 from tests.patience import PATIENCE_S
 from tests.slurm.cluster import SlurmCluster
@@ -182,16 +183,17 @@ def test_status_tells_where_a_run_on_slurm_stands_and_cancel_leaves_it_resumable
     assert seen[-1]["jobs"]["PENDING"] >= 1  # the aggregation waits for the workers
 
     assert clipmill("cancel", str(run.root)).returncode == exits.DONE
-    assert wait_until(lambda: not active_jobs(slurm_env), timeout_s=PATIENCE_S), active_jobs(slurm_env)
+    assert wait_until(lambda: not active_jobs(slurm_env, run), timeout_s=PATIENCE_S)
     assert not run.report_path.exists()  # the aggregation was cancelled too
     resumed = clipmill("resume", str(run.root), "--set", "cluster=local")
     assert resumed.returncode == exits.DONE, resumed.stderr
     assert json.loads(run.report_path.read_text())["num_missing"] == 0
 
 
-def active_jobs(cluster: SlurmCluster) -> str:
-    """What is queued or running of this project; other tests use the same cluster."""
-    return cluster.client("squeue", "--noheader", "--name=clipmill-worker,clipmill-aggregation").strip()
+def active_jobs(cluster: SlurmCluster, run: RunDir) -> list[str]:
+    """Names of what is queued or running of a run; other tests use the same cluster."""
+    names = cluster.client("squeue", "--noheader", "--format=%j").split()
+    return [name for name in names if name.startswith(job_prefix(str(run.root)))]
 
 
 def test_more_shards_than_an_array_may_have_go_out_as_several_arrays(tmp_path: Path, raw: Path) -> None:
@@ -213,7 +215,7 @@ def test_more_shards_than_an_array_may_have_go_out_as_several_arrays(tmp_path: P
 def test_a_refused_submission_leaves_nothing_queued(slurm_env: SlurmCluster, tmp_path: Path, raw: Path) -> None:
     settings = {"slurm": {"partition": "no-such-partition", "time": "10"}}
     refused = clipmill("submit", str(make_config(tmp_path, raw, **settings)))
-    assert refused.returncode == exits.FAILED
+    assert refused.returncode == exits.USAGE
     assert "partition" in refused.stderr
     time.sleep(1)
-    assert not active_jobs(slurm_env)
+    assert not active_jobs(slurm_env, RunDir(tmp_path / "run"))

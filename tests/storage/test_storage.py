@@ -1,16 +1,30 @@
-"""What every storage promises; each test runs over all of them."""
+"""What every storage promises; each test runs over all of them, and S3 is a real server."""
 
+import base64
+import io
 import os
+import pickle
+import random
+import re
+import subprocess
+import sys
 import threading
+import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from curation.errors import StorageError
-from curation.storage import Storage, storage_for
+from curation.storage import S3Options, Storage, locate, storage_for
 from curation.storage.local import LocalStorage
+from curation.storage.options import MIB
+from tests.s3.server import BUCKET, S3Server
 
+PART_BYTES = 5 * MIB
+SEVERAL_PARTS = random.Random(0).randbytes(3 * PART_BYTES + 12_345)
 PATHS = [
     "a.json",
     "a/b/c.mp4",
@@ -19,22 +33,36 @@ PATHS = [
     "-leading.mp4",
     "line\nbreak.mp4",
     "a/.hidden",
+    "a+b %2F%25%.mp4",
+    "what?is#this&that=;:@!$'()*,[]{}|^~`\"<>.mp4",
+    "tab\tand 🎬.mp4",
     "x" * 200,
+    "/".join(["y" * 99] * 10),  # 999 characters
 ]
 
 
-@pytest.fixture(params=["local"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+def storage_of(kind: str, request: pytest.FixtureRequest, folder: Path) -> Storage:
     """An empty storage whose root is not there yet."""
-    makers: dict[str, Callable[[], Storage]] = {"local": lambda: LocalStorage(str(tmp_path / "root"))}
-    return makers[request.param]()
+    if kind == "local":
+        return storage_for(str(folder / "root"))
+    server: S3Server = request.getfixturevalue("s3_env")
+    options = S3Options(endpoint_url=server.endpoint_url, part_size_bytes=PART_BYTES)
+    return storage_for(f"s3://{BUCKET}/{uuid.uuid4().hex[:8]}", options)
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.fixture(params=["local", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    return storage_of(request.param, request, tmp_path)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=range(len(PATHS)))
 def test_what_is_written_is_read_back_under_any_name(storage: Storage, path: str) -> None:
     storage.write(path, b"\x00content\xff")
     assert storage.read(path) == b"\x00content\xff"
     assert storage.exists(path)
+    assert list(storage.list()) == [(path, 9)]
+    storage.delete_many([path])
+    assert not storage.exists(path)
 
 
 def test_the_same_name_in_two_folders_is_two_objects(storage: Storage) -> None:
@@ -62,14 +90,14 @@ def test_creating_again_changes_nothing_and_says_so(storage: Storage) -> None:
 
 
 def test_of_many_who_create_the_same_object_one_wins(storage: Storage) -> None:
-    barrier, won = threading.Barrier(8), [b""] * 8
+    barrier, won = threading.Barrier(16), [b""] * 16
 
     def create(index: int) -> None:
         barrier.wait()
         if storage.create("a", b"%d" % index * 10_000):
             won[index] = b"%d" % index * 10_000
 
-    threads = [threading.Thread(target=create, args=(index,)) for index in range(8)]
+    threads = [threading.Thread(target=create, args=(index,)) for index in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -119,7 +147,202 @@ def test_what_is_deleted_is_gone_and_can_be_created_anew(storage: Storage) -> No
     assert storage.create("a/b", b"y")
 
 
+# Large objects, pieces of objects
+
+
+def test_a_long_stream_is_one_object(storage: Storage) -> None:
+    with storage.writing("a/long.tar") as file:
+        for start in range(0, len(SEVERAL_PARTS), 700_001):
+            piece = SEVERAL_PARTS[start : start + 700_001]
+            assert file.write(piece) == len(piece)
+        assert file.tell() == len(SEVERAL_PARTS)
+        assert not storage.exists("a/long.tar")
+    assert storage.read("a/long.tar") == SEVERAL_PARTS
+    assert storage.size("a/long.tar") == len(SEVERAL_PARTS)
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1, PART_BYTES - 1, PART_BYTES, PART_BYTES + 1, 2 * PART_BYTES])
+def test_objects_around_the_size_of_a_part_are_whole(storage: Storage, tmp_path: Path, num_bytes: int) -> None:
+    content = SEVERAL_PARTS[:num_bytes]
+    storage.write("written", content)
+    with storage.writing("streamed") as file:
+        file.write(content)
+    for path in ("written", "streamed"):
+        assert storage.read(path) == content
+        assert storage.download(path, tmp_path / "copies" / path) == num_bytes
+        assert (tmp_path / "copies" / path).read_bytes() == content
+
+
+def test_a_download_is_whole_and_leaves_nothing_else(storage: Storage, tmp_path: Path) -> None:
+    storage.write("a", SEVERAL_PARTS)
+    folder = tmp_path / "copies"
+    assert storage.download("a", folder / "a.mp4") == len(SEVERAL_PARTS)
+    assert (folder / "a.mp4").read_bytes() == SEVERAL_PARTS
+    with pytest.raises(FileNotFoundError):
+        storage.download("gone", folder / "gone")
+    assert os.listdir(folder) == ["a.mp4"]
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 1), (3, 7), (0, 10), (5, 99), (10, 20), (99, 100), (4, 4)])
+def test_a_range_is_what_a_slice_is(storage: Storage, start: int, end: int) -> None:
+    storage.write("a", b"0123456789")
+    assert storage.read_range("a", start, end) == b"0123456789"[start:end]
+
+
+def test_a_stream_is_read_like_a_file(storage: Storage) -> None:
+    storage.write("a", SEVERAL_PARTS)
+    law, choices = io.BytesIO(SEVERAL_PARTS), random.Random(1)
+    with storage.reading("a") as file:
+        for _ in range(60):
+            if choices.random() < 0.5:
+                position = choices.randrange(len(SEVERAL_PARTS) + 100)
+                assert file.seek(position) == law.seek(position)
+            num_bytes = choices.choice([1, 1000, 300_000])
+            assert file.read(num_bytes) == law.read(num_bytes)
+            assert file.tell() == law.tell()
+        assert file.seek(-5, os.SEEK_END) == len(SEVERAL_PARTS) - 5
+        assert file.read() == SEVERAL_PARTS[-5:]
+        file.seek(0)
+        assert file.read() == SEVERAL_PARTS
+
+
+def test_an_empty_object_is_read_like_an_empty_file(storage: Storage) -> None:
+    storage.write("empty", b"")
+    assert storage.size("empty") == 0
+    assert storage.read_range("empty", 0, 10) == b""
+    with storage.reading("empty") as file:
+        assert file.read() == b""
+
+
+def test_no_piece_is_read_of_what_is_not_there(storage: Storage) -> None:
+    storage.write("folder/a", b"x")
+    for path in ("gone", "folder"):
+        with pytest.raises(FileNotFoundError):
+            storage.size(path)
+    with pytest.raises(FileNotFoundError):
+        storage.read_range("gone", 0, 1)
+    with pytest.raises(FileNotFoundError), storage.reading("gone"):
+        pass
+
+
+def test_the_file_of_an_object_is_told_where_there_is_one(storage: Storage) -> None:
+    storage.write("a/b", b"x")
+    path = storage.local_path("a/b")
+    assert (path is None) == storage.root.startswith("s3://")
+    assert path is None or path.read_bytes() == b"x"
+
+
+# Listings
+
+
+def test_a_listing_has_what_begins_with_the_prefix(storage: Storage) -> None:
+    sizes = {"a-b/c": 1, "a.json": 2, "a/b": 3, "a/c/d": 4, "ab/c": 5, "z.json": 6, "ü/z": 7}
+    for path, size_bytes in sizes.items():
+        storage.write(path, bytes(size_bytes))
+    for prefix in ("", "a", "a/", "a/c", "a/c/", "ab/c", "ü", "nothing/", "z.json"):
+        found = [path for path in sizes if path.startswith(prefix)]
+        assert sorted(storage.list(prefix)) == [(path, sizes[path]) for path in found]
+
+
+def test_thousands_of_objects_are_listed_and_deleted(storage: Storage) -> None:
+    paths = [f"{index % 7}/{index:05}.json" for index in range(2100)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda path: storage.write(path, b"{}"), paths))
+    assert [path for path, _ in storage.list()] == sorted(paths)
+    storage.delete_many(iter([*paths[:-1], "never there"]))
+    assert list(storage.list()) == [(paths[-1], 2)]
+
+
+def test_a_storage_without_objects_has_an_empty_listing(storage: Storage) -> None:
+    assert list(storage.list()) == []
+    assert list(storage.leftovers(older_than_s=0)) == []
+
+
+# Writers that are killed
+
+
+KILLED_WRITER = """
+import base64, pickle, sys
+storage = pickle.loads(base64.b64decode(sys.argv[1]))
+with storage.writing("a/b") as file:
+    file.write(bytes(11 * 2**20))
+    file.flush()
+    print("half", flush=True)
+    sys.stdin.read()
+"""
+
+
+def kill_in_the_middle_of_writing(storage: Storage) -> None:
+    """Kill a process that has written half of the object ``a/b``."""
+    argument = base64.b64encode(pickle.dumps(storage)).decode()
+    command = [sys.executable, "-c", KILLED_WRITER, argument]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"half\n"
+        writer.kill()
+
+
+def test_a_killed_writer_leaves_what_was_there_and_a_leftover_that_can_be_removed(storage: Storage) -> None:
+    storage.write("a/b", b"before")
+    kill_in_the_middle_of_writing(storage)
+    assert storage.read("a/b") == b"before"
+    assert list(storage.list()) == [("a/b", 6)]
+    assert list(storage.leftovers(older_than_s=3600)) == []
+    (leftover,) = storage.leftovers(older_than_s=0)
+    assert leftover.path.startswith("a/")
+    assert leftover.age_s < 3600
+    for _ in range(2):  # the second time it is gone
+        storage.remove_leftover(leftover)
+    assert list(storage.leftovers(older_than_s=0)) == []
+    assert storage.read("a/b") == b"before"
+
+
+def test_a_long_stream_that_breaks_off_leaves_nothing(storage: Storage) -> None:
+    with suppress(ZeroDivisionError), storage.writing("a") as file:
+        file.write(SEVERAL_PARTS)
+        raise ZeroDivisionError
+    assert list(storage.list()) == []
+    assert list(storage.leftovers(older_than_s=0)) == []
+
+
+def test_of_two_streams_to_one_object_the_last_to_end_is_there(storage: Storage) -> None:
+    with storage.writing("a") as first:
+        first.write(SEVERAL_PARTS)
+        with storage.writing("a") as second:
+            second.write(b"second")
+        assert storage.read("a") == b"second"
+    assert storage.read("a") == SEVERAL_PARTS
+
+
+# Names of single objects
+
+
+def test_one_object_is_found_by_its_name_alone(storage: Storage) -> None:
+    storage.write("a/b c+%25.mp4", b"x")
+    found, path = locate(f"{storage.root}/a/b c+%25.mp4", getattr(storage, "options", S3Options()))
+    assert found.read(path) == b"x"
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket", "s3://bucket/", "/folder/", "gopher://x", "name"])
+def test_what_names_no_object_is_refused(uri: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(uri)):
+        locate(uri)
+
+
 # A local folder
+
+
+def test_a_folder_is_listed_in_the_order_of_s3(local: LocalStorage) -> None:
+    paths = ["a-b/c", "a.json", "a/b", "a/c/d", "ab/c", "z.json", "ü/z"]
+    for path in reversed(paths):
+        local.write(path, b"")
+    assert [path for path, _ in local.list()] == paths == sorted(paths, key=str.encode)
+
+
+def test_a_link_to_a_folder_around_it_ends_a_listing(tmp_path: Path, local: LocalStorage) -> None:
+    local.write("a/b", b"x")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    assert list(local.list()) == [("a/b", 1)]
 
 
 @pytest.fixture

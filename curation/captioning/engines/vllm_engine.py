@@ -4,6 +4,7 @@ import gc
 import logging
 import multiprocessing.connection
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from curation.captioning.requests import (
     EngineStartError,
     RequestRefusedError,
 )
+from curation.spared import processes_spared
 
 logger = logging.getLogger(__name__)
 
@@ -204,7 +206,7 @@ def _started(settings: EngineSettings) -> Any:
     arguments = engine_arguments(settings, model_limit=own_max_model_len(settings.weights))
     if current_platform.is_cpu():
         arguments = _for_cpu(arguments)
-    with _visible(settings.devices):
+    with _visible(settings.devices), processes_spared(signal.SIGUSR2):
         try:
             # this use gets the batch sizes of work that nobody waits for
             config = EngineArgs(**arguments).create_engine_config(UsageContext.LLM_CLASS)
