@@ -182,10 +182,16 @@ def test_an_incomplete_run_is_3_and_resume_completes_it(terminal: Terminal, tmp_
     assert run.load_config().local.parallel_shards == 2
 
 
-def test_resume_refuses_settings_that_would_change_the_output(terminal: Terminal, finished: Path) -> None:
-    answer = terminal("resume", finished / "run", "--set", "clips.crf=40")
+def test_resume_says_what_other_settings_would_do_again_and_refuses_another_run(
+    terminal: Terminal, finished: Path, tmp_path: Path
+) -> None:
+    answer = terminal("resume", finished / "run", "--set", "clips.crf=40", "--explain")
+    assert answer.code == exits.DONE
+    assert "clips.crf: 23 -> 40" in answer.out
+    answer = terminal("resume", finished / "run", "--set", f"output_clip_path={tmp_path / 'elsewhere'}")
     assert answer.code == exits.USAGE
-    assert "clips.crf: 23 -> 40" in answer.err
+    assert "output_clip_path" in answer.err
+    assert "take another run_dir" in answer.err
 
 
 def test_cancel_of_a_local_run_cancels_nothing(terminal: Terminal, finished: Path) -> None:

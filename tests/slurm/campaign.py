@@ -150,11 +150,21 @@ def report_of(run: RunDir) -> dict[str, Any]:
     return found
 
 
+def is_held(cluster: SlurmCluster) -> bool:
+    """Whether all that is queued are tasks that Slurm holds: it does that when a node fails while it starts one."""
+    reasons = cluster.client("squeue", "--noheader", "--states=PD,R,CG,S,CF", "--format=%r").splitlines()
+    held = [reason for reason in reasons if "held" in reason.lower()]
+    return bool(held) and all(reason in held or reason == "Dependency" for reason in reasons)
+
+
 def finish(cluster: SlurmCluster, run: RunDir) -> int:
-    """Resume until the run is complete; gives how often that took."""
+    """Resume until the run is complete; gives how often that took. Held tasks are cancelled, as a person would."""
     num_resumed = 0
     while True:
-        assert wait_until(lambda: not has_jobs(cluster), timeout_s=PATIENCE_S)
+        assert wait_until(lambda: not has_jobs(cluster) or is_held(cluster), timeout_s=PATIENCE_S)
+        if has_jobs(cluster):
+            clipmill("cancel", str(run.root))
+            assert wait_until(lambda: not has_jobs(cluster), timeout_s=PATIENCE_S)
         if report_of(run).get("exit_code") == exits.DONE:
             return num_resumed
         clipmill("resume", str(run.root))
