@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -5,6 +6,14 @@ import pytest
 
 from tests.footage import footage
 from tests.s3.server import S3Server, require_program
+
+
+@pytest.fixture(autouse=True)
+def scheduling_is_kept() -> Iterator[None]:
+    """A test that leaves this process a real-time one (see ``kept_scheduling``) would starve all that come after it."""
+    before = os.sched_getscheduler(0)
+    yield
+    assert os.sched_getscheduler(0) == before
 
 
 @pytest.fixture(scope="session")
