@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 import tracemalloc
 from pathlib import Path
 from typing import BinaryIO
@@ -115,7 +116,9 @@ def test_a_stream_whose_part_fails_leaves_nothing(proxy: Proxy, s3: S3Storage, g
     proxy.fail(SLOW_DOWN, times=2, when=lambda line: "partNumber=2" in line)
 
     def write_until_it_fails(file: BinaryIO) -> None:
-        for _ in range(10):
+        file.write(SEVERAL_PARTS)
+        for _ in range(500):  # the failing part may take longer than others that come after it
+            time.sleep(0.1)
             file.write(SEVERAL_PARTS)
 
     def write() -> None:
