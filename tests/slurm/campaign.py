@@ -5,6 +5,7 @@ one line of figures; a difference ends the campaign with what differs. CI runs t
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -196,20 +197,21 @@ def kills(campaign: Campaign, cluster: SlurmCluster) -> str:
 
 def _kill_one(run: RunDir, chance: random.Random) -> list[str]:
     """kill -9 a process of the run, if there is one; gives its kind."""
-    found: dict[str, list[int]] = {}
-    for process in psutil.process_iter(["cmdline", "pid", "ppid"]):
+    found: dict[str, set[int]] = {}
+    for process in psutil.process_iter(["cmdline"]):
         line = " ".join(process.info["cmdline"] or [])
-        if str(run.root) in line and "jobs.cli" not in line:
-            found.setdefault("task", []).append(process.info["pid"])
-        elif "curation.pipeline.decode_child" in line:
-            found.setdefault("decode child", []).append(process.info["pid"])
-        elif line.startswith("slurmstepd: ["):
-            found.setdefault("slurmstepd", []).append(process.info["pid"])
-    if not found:
+        if str(run.root) in line and ("jobs.worker" in line or "jobs.aggregation" in line):
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                family = {"task": [process], "decode child": process.children(), "slurmstepd": process.parents()}
+                for kind, members in family.items():
+                    named = [each.pid for each in members if kind == "task" or kind.split()[0] in str(each.cmdline())]
+                    found.setdefault(kind, set()).update(named)
+    kinds = [kind for kind, pids in found.items() if pids]
+    if not kinds:
         return []
-    kind = chance.choices(list(found), [6 if kind == "task" else 2 for kind in found])[0]
+    kind = chance.choices(kinds, [6 if kind == "task" else 2 for kind in kinds])[0]
     try:
-        os.kill(chance.choice(found[kind]), signal.SIGKILL)
+        os.kill(chance.choice(sorted(found[kind])), signal.SIGKILL)
     except ProcessLookupError:
         return []
     return [kind]
