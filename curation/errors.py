@@ -51,3 +51,11 @@ class StopRunError(Exception):
 
 class StorageError(StopRunError):
     """Storage failed: disk full, quota, stale handle, no permission."""
+
+
+class UnreachableError(StorageError):
+    """Storage gave no answer: it is away, or the way to it from this machine is."""
+
+
+class BusyError(UnreachableError):
+    """Storage said that it can't answer for now, at each try."""

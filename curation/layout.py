@@ -1,11 +1,18 @@
 """Every path and file name of an output, relative to its root (docs/rules.md). Pure."""
 
+import hashlib
 from uuid import UUID
 
 KEY_PATTERN = r"[A-Za-z0-9_-]+"
 """A webdataset key: a dot would cut it."""
 
 SUMMARY = "summary.json"
+MAX_PREFIX_BYTES = 280
+"""Of an output's root in a bucket: a key holds 1,024 bytes, and the longest path below a root has some 740."""
+
+_MAX_NAME_BYTES = 700
+_MAX_SEGMENT_BYTES = 200  # a file name holds 255, and a record has a longer name while it is written aside
+
 WINDOW_FRAMES = 256  # frames in one bucket of the frame-window axis (docs/rules.md, Training dataset)
 
 
@@ -31,7 +38,22 @@ def all_window_captions(version: str) -> str:
 
 def record(video_id: str) -> str:
     """The record of a video: where it exists, the video is done."""
-    return f"processed_videos/{video_id}.json"
+    return f"processed_videos/{_name(video_id)}.json"
+
+
+def _name(video_id: str) -> str:
+    """An id as part of a path: itself, unless it is longer than a key or, in a segment, a file name has room for."""
+    segments = [_shortened(segment, _MAX_SEGMENT_BYTES) for segment in video_id.split("/")]
+    return _shortened("/".join(segments), _MAX_NAME_BYTES)
+
+
+def _shortened(name: str, max_bytes: int) -> str:
+    """A long name's beginning and its hash."""
+    encoded = name.encode()
+    if len(encoded) <= max_bytes:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:32]
+    return f"{encoded[: max_bytes - 33].decode(errors='ignore').rstrip('/')}-{digest}"
 
 
 def embedding_table(name: str, number: int) -> str:
@@ -46,7 +68,7 @@ def embedding_pickle(name: str, uuid: UUID) -> str:
 
 def clip_chunk(video_id: str, chunk: int) -> str:
     """What became of one chunk of a video's clips."""
-    return f"processed_clip_chunks/{video_id}_{chunk}.json"
+    return f"processed_clip_chunks/{_name(video_id)}_{chunk}.json"
 
 
 def sample_key(uuid: str, start_frame: int, end_frame: int) -> str:

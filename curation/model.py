@@ -7,7 +7,7 @@ a class are clipmill's own and come last, so that positional construction stays 
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from uuid import UUID
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from curation.errors import Failure
 from curation.sizes import bytes_held
+from curation.source_files import RemoteFile, is_uri
 from curation.source_profile import SourceProfile
 from curation.timeline import FrameSpan, FrameTimeline
 from curation.written import WrittenFiles
@@ -266,7 +267,7 @@ class VideoPart:
 class Video:
     """A source video, and what became of it."""
 
-    input_video: Path
+    input_video: Path | str  # a URI such as s3://bucket/key, which a Path would mangle, stays a text
     source_bytes: bytes | None = None
     metadata: VideoMetadata = field(default_factory=VideoMetadata)
     frame_array: NDArray[np.uint8] | None = None
@@ -289,10 +290,12 @@ class Video:
     failure: Failure | None = None
     decode_count: DecodeCount = field(default_factory=DecodeCount)
     part: VideoPart | None = None  # of which the clips are; None: of the whole video
+    staged: Path | RemoteFile | None = None  # where the bytes of a URI are to be read
 
     def __post_init__(self) -> None:
-        self.input_video = Path(self.input_video)
-        self.id = self.id or self.input_video.name
+        if not (isinstance(self.input_video, str) and is_uri(self.input_video)):
+            self.input_video = Path(self.input_video)
+        self.id = self.id or PurePosixPath(self.input_video).name
 
     @property
     def key(self) -> str:
@@ -360,7 +363,8 @@ class VideoTask:
 
     def validate(self) -> bool:
         """Whether the video's local file is there; logs a warning when it is not."""
-        if self.data.source_bytes is not None or self.data.input_video.is_file():
+        file = self.data.staged or self.data.input_video
+        if self.data.source_bytes is not None or not isinstance(file, Path) or file.is_file():
             return True
         logger.warning("event=missing_input video=%s path=%s", self.data.id, self.data.input_path)
         return False

@@ -135,7 +135,7 @@ def set_aside(run: RunDir, config: RunConfig) -> None:
         StorageError: some are still there; the next launch goes on with them.
         RunDirError: a worker is still writing records of old settings.
     """
-    storage = storage_for(config.output_clip_path)
+    storage = storage_for(config.output_clip_path, config.output_s3)
     for path in _notes(run):
         if _done_path(path).exists():
             continue
@@ -146,7 +146,8 @@ def set_aside(run: RunDir, config: RunConfig) -> None:
         ids = (entry.id for _, entry in run.manifest_entries()) if again.everything else (v.video for v in again.videos)
         with ThreadPoolExecutor(_WRITERS) as pool:
             while batch := [video for video, _ in zip(ids, range(_AT_ONCE), strict=False)]:
-                list(pool.map(lambda video: storage.delete(layout.record(video)), batch))
+                records = [layout.record(video) for video in batch]
+                list(pool.map(storage.delete_many, (records[start::_WRITERS] for start in range(_WRITERS))))
         replace_file(_done_path(path), b"")
 
 

@@ -8,22 +8,23 @@ import json
 import logging
 import sys
 import tempfile
+from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import curation
 from curation import layout
 from curation.dataset import DatasetSettings, build_dataset
 from curation.errors import StorageError
 from curation.model import ClipStats
-from curation.storage import Storage, storage_for
+from curation.storage import Storage, read_ahead, request_counts, storage_for
 from curation.writing.captions import CaptionTotals, add_captions, totals_document, totals_of
+from jobs.aggregation_lease import only_aggregation
 from jobs.captions import caption_report, captions_collected
 from jobs.config import RunConfig
 from jobs.embeddings import embeddings_collected
@@ -31,6 +32,7 @@ from jobs.exits import DONE, FAILED, INCOMPLETE, REFUSED
 from jobs.history import History, note_found, read_history
 from jobs.ledger import live_leases
 from jobs.manifest import ManifestVideo
+from jobs.preflight import use_scratch
 from jobs.rundir import RunDir, write_json
 from jobs.worker import configure_logging
 
@@ -40,10 +42,6 @@ _READERS = 16  # records are small: reading them is waiting, mostly
 _RECORDS_AT_ONCE = 64 * _READERS
 _CHUNKS_AT_ONCE = 2 * _READERS
 _SHOWN = 1000  # names listed in the report of a class of failure; the counts are always whole
-
-
-_Item = TypeVar("_Item")
-_Found = TypeVar("_Found")
 
 
 class RefusedError(RuntimeError):
@@ -71,10 +69,13 @@ class Totals:
     failures: Counter[str] = field(default_factory=Counter)
     failed: list[dict[str, str]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    num_chunks: "array[int]" = field(default_factory=lambda: array("I"))  # of each video of the manifest, in its order
 
     def add(self, entry: ManifestVideo, record: dict[str, Any] | None) -> None:
         """Count one video of the manifest."""
         self.num_videos += 1
+        has_chunks = record is not None and record["status"] == "done"
+        self.num_chunks.append(record["num_clip_chunks"] if record and has_chunks else 0)
         if record is None:
             self.num_missing += 1
             self.missing += [entry.id] if len(self.missing) < _SHOWN else []
@@ -112,6 +113,11 @@ def aggregate(run: RunDir) -> int:
         StorageError: an output could not be read or written.
     """
     config = run.load_config()
+    with only_aggregation(run, config):
+        return _aggregate(run, config)
+
+
+def _aggregate(run: RunDir, config: RunConfig) -> int:
     try:
         _refuse_while_running(run, config)
         history = read_history(run)
@@ -150,21 +156,13 @@ def records(run: RunDir, storage: Storage) -> Iterator[tuple[ManifestVideo, dict
         except FileNotFoundError:
             return entry, None
 
-    return _read_ahead(read, (entry for _, entry in run.manifest_entries()), at_once=_RECORDS_AT_ONCE)
-
-
-def _read_ahead(read: Callable[[_Item], _Found], items: Iterable[_Item], *, at_once: int) -> Iterator[_Found]:
-    """What ``read`` gives for each item, in order."""
-    left = iter(items)
-    with ThreadPoolExecutor(_READERS) as pool:
-        # in slices: Executor.map would take in the whole manifest before it gives the first record
-        while batch := list(islice(left, at_once)):
-            yield from pool.map(read, batch)
+    entries = (entry for _, entry in run.manifest_entries())
+    return read_ahead(read, entries, num_threads=_READERS, at_most=_RECORDS_AT_ONCE)
 
 
 def _summarize(run: RunDir, config: RunConfig, history: History) -> Totals:
     """Count everything and write ``summary.json``; entries of videos go through a file, not through memory."""
-    storage = storage_for(config.output_clip_path)
+    storage = storage_for(config.output_clip_path, config.output_s3)
     totals = Totals(embedding_algorithm=_embedding_algorithm(config))
     found: list[tuple[str, dict[str, Any]]] = []
     with tempfile.TemporaryFile("w+", encoding="utf-8") as entries:
@@ -237,8 +235,8 @@ def _summary(totals: Totals, history: History) -> dict[str, Any]:
 
 def _publish_clips(run: RunDir, config: RunConfig, totals: Totals) -> dict[str, Any] | None:
     """Go through the lists of clips once, for the captions, the tables of vectors and the dataset."""
-    clips = storage_for(config.output_clip_path)
-    chunks = _chunks(run, clips)
+    clips = storage_for(config.output_clip_path, config.output_s3)
+    chunks = _chunks(run, clips, totals.num_chunks)
     if totals.captions:
         chunks = captions_collected(chunks, clips)
     if totals.stats.num_with_embeddings:
@@ -258,12 +256,12 @@ def _made_by(config: RunConfig, provenance: Mapping[str, Any]) -> dict[str, str]
 
 
 def _build_dataset(chunks: Iterable[dict[str, Any]], config: RunConfig) -> dict[str, Any]:
-    clips = storage_for(config.output_clip_path)
+    clips = storage_for(config.output_clip_path, config.output_s3)
     assert config.output_dataset_path is not None
     report = build_dataset(
         chunks,
         clips=clips,
-        output=storage_for(config.output_dataset_path),
+        output=storage_for(config.output_dataset_path, config.output_s3),
         settings=DatasetSettings(**config.dataset.model_dump(), preset=config.clips.preset, crf=config.clips.crf),
     )
     return {
@@ -275,8 +273,8 @@ def _build_dataset(chunks: Iterable[dict[str, Any]], config: RunConfig) -> dict[
     }
 
 
-def _chunks(run: RunDir, storage: Storage) -> Generator[dict[str, Any], None, None]:
-    """The clip lists of every video that is done, in the order of the manifest."""
+def _chunks(run: RunDir, storage: Storage, num_chunks: Iterable[int]) -> Generator[dict[str, Any], None, None]:
+    """The clip lists of every video that is done, in the order of the manifest; ``num_chunks`` says how many."""
 
     def read(path: str) -> dict[str, Any]:
         try:
@@ -287,10 +285,10 @@ def _chunks(run: RunDir, storage: Storage) -> Generator[dict[str, Any], None, No
 
     paths = (
         layout.clip_chunk(entry.id, index)
-        for entry, record in records(run, storage)
-        for index in range(record["num_clip_chunks"] if record else 0)
+        for (_, entry), count in zip(run.manifest_entries(), num_chunks, strict=True)
+        for index in range(count)
     )
-    yield from _read_ahead(read, paths, at_once=_CHUNKS_AT_ONCE)
+    yield from read_ahead(read, paths, num_threads=_READERS, at_most=_CHUNKS_AT_ONCE)
 
 
 def _report(totals: Totals, history: History, dataset: dict[str, Any] | None, code: int) -> dict[str, Any]:
@@ -310,6 +308,8 @@ def _report(totals: Totals, history: History, dataset: dict[str, Any] | None, co
         "failed_videos": totals.failed,
         "missing_videos": totals.missing,
         "dataset": dataset,
+        # to S3, of all workers and of this aggregation; those of killed ones are not known
+        "requests": {"workers": dict(sorted(history.requests.items())), "aggregation": request_counts()},
         # seconds over all workers: busy, starved (waiting for tasks), blocked (waiting for room behind it)
         "stage_seconds": {stage: dict(seconds) for stage, seconds in history.stage_s.items()},
     }
@@ -319,7 +319,9 @@ def run_aggregation(run_dir: str) -> int:
     """Aggregate a run as a job; gives the exit code."""
     configure_logging()
     try:
-        return aggregate(RunDir(Path(run_dir)))
+        run = RunDir(Path(run_dir))
+        use_scratch(run.load_config())  # for what waits in temporary files
+        return aggregate(run)
     except Exception:  # the task's last line
         logger.exception("event=aggregation_failed run=%s", run_dir)
         return FAILED

@@ -16,6 +16,7 @@ from curation.errors import StorageError
 from jobs import exits
 from jobs.aggregation import aggregate as aggregate_run
 from jobs.config import ConfigError, RunConfig, load_config, read_config, starter_yaml
+from jobs.doctor import remainders, who_is_at_work
 from jobs.dry_run import dry_run
 from jobs.explain import explain, explain_video
 from jobs.launcher import Attempt, launch
@@ -181,6 +182,31 @@ def cancel(run_path: RunPath) -> None:
 def aggregate(run_path: RunPath) -> None:
     """Sum up a run now: summary, training dataset, report."""
     raise typer.Exit(_report_code(aggregate_run(_run_dir(run_path)), _run_dir(run_path)))
+
+
+@app.command()
+def doctor(
+    run_path: RunPath,
+    clean: Annotated[bool, typer.Option("--clean", help="remove it")] = False,
+    older_than_h: Annotated[float, typer.Option(min=0, help="only what is at least so many hours old")] = 24.0,
+) -> None:
+    """List what killed processes of a run left aside: uploads that nobody completed, hidden files."""
+    run_dir = _run_dir(run_path)
+    config = run_dir.load_config()
+    busy = who_is_at_work(run_dir, config) if clean else None
+    if busy is not None:
+        err.print(f"nothing is removed: {busy} may be writing; try again when the run has ended, or clipmill cancel it")
+        raise typer.Exit(exits.FAILED)
+    count = 0
+    for each in remainders(run_dir, config, older_than_s=older_than_h * 3600):
+        count += 1
+        if clean:
+            each.remove()
+        out.print(f"{'removed' if clean else 'left aside'}: {each}")
+    if count and not clean:
+        out.print(f"{count} in all, which nothing reads; remove with: clipmill doctor {run_path} --clean")
+    elif not count:
+        out.print(f"nothing that is {older_than_h:g} h old was left aside")
 
 
 @app.command()

@@ -109,12 +109,18 @@ class RunConfig(Settings):
     """A run: one config applied to one manifest."""
 
     run_dir: str = Field(description="folder of the run's state, on the file system that the nodes share")
-    input_video_path: str | None = Field(None, description="folder of videos; also the root of relative paths")
-    manifest: str | None = Field(
-        None, validate_default=True, description=".txt, .json, .jsonl or .csv list of videos, instead of a folder"
+    input_video_path: str | None = Field(
+        None, description="folder, or s3://bucket/prefix, of videos; also the root of relative paths"
     )
-    output_clip_path: str = Field(description="folder of clips, metas, previews and records")
-    output_dataset_path: str | None = Field(None, description="folder of the training dataset; null: none is built")
+    manifest: str | None = Field(
+        None,
+        validate_default=True,
+        description=".txt, .json, .jsonl or .csv list of videos, local or s3://, instead of a folder",
+    )
+    output_clip_path: str = Field(description="folder, or s3://bucket/prefix, of clips, metas, previews and records")
+    output_dataset_path: str | None = Field(
+        None, description="folder or s3://bucket/prefix of the training dataset; null: none"
+    )
     input_s3_profile_name: str | None = Field(None, description="boto3's profile that reads s3:// input; null: default")
     output_s3_profile_name: str | None = Field(
         None, description="boto3's profile that writes s3:// clips and dataset; null: default"

@@ -134,7 +134,7 @@ def _history(run: RunDir, config: RunConfig, standing: Standing) -> Iterator[str
             yield f"  attempt {attempt}: done again ({again.why}){before}"
     yield from _events(run, standing.video)
     try:
-        record = json.loads(storage_for(config.output_clip_path).read(layout.record(standing.video)))
+        record = json.loads(storage_for(config.output_clip_path, config.output_s3).read(layout.record(standing.video)))
     except FileNotFoundError:
         yield "  no record"
         return

@@ -18,6 +18,7 @@ class History:
     times: tuple[float, float] | None = None
     ended: set[str] = field(default_factory=set)
     stage_s: dict[str, Counter[str]] = field(default_factory=dict)
+    requests: Counter[str] = field(default_factory=Counter)  # that workers sent to S3, by kind
     engines: dict[str, EngineWork] = field(default_factory=dict)  # by key of captions
 
     @property
@@ -33,6 +34,7 @@ class History:
             self.ended.add(event["video"])
         for stage, seconds in event.get("stages", {}).items():
             self.stage_s.setdefault(stage, Counter()).update(seconds)
+        self.requests.update(event.get("requests", {}))
         add_engine_work(self.engines, event)
 
 

@@ -242,6 +242,12 @@ def live_leases(run: RunDir, *, timeout_s: float) -> dict[int, dict[str, Any]]:
     return live
 
 
+def is_held(path: Path, *, timeout_s: float) -> bool:
+    """Whether somebody alive holds this lease."""
+    found = read_lease(path)
+    return found is not None and not is_dead_here(found) and lease_age_s(path) <= timeout_s
+
+
 def file_server_time(folder: Path) -> float:
     """The time by the clock of the server that keeps a folder; this machine's where it may not be written to."""
     probe = folder / f".{uuid.uuid4().hex}.tmp"

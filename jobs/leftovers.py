@@ -23,7 +23,7 @@ def list_files(run: RunDir, config: RunConfig, attempt: int) -> None:
     path = _list_path(run, attempt)
     if path.exists():
         return
-    storage = storage_for(config.output_clip_path)
+    storage = storage_for(config.output_clip_path, config.output_s3)
     ids = (entry.id for _, entry in run.manifest_entries())
     with replacing(path) as file, ThreadPoolExecutor(_READERS) as pool:
         while batch := list(islice(ids, _AT_ONCE)):
@@ -34,7 +34,8 @@ def list_files(run: RunDir, config: RunConfig, attempt: int) -> None:
 
 def leftovers(run: RunDir) -> Iterator[str]:
     """Paths below ``output_clip_path`` of files that only earlier settings made, of the videos that are done since."""
-    storage = storage_for(run.load_config().output_clip_path)
+    config = run.load_config()
+    storage = storage_for(config.output_clip_path, config.output_s3)
 
     def no_longer(old: Mapping[str, Any]) -> list[str]:
         now = _files_of(storage, old["video"])

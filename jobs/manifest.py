@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from curation.source_files import SCHEME, is_uri
+from curation.storage import S3Options
 from curation.storage.files import replacing
-from jobs.manifest_rows import COLUMNS, SCHEME, JsonValue, ManifestError, Row, is_uri
+from jobs.manifest_rows import COLUMNS, JsonValue, ManifestError, Row
+from jobs.manifest_s3 import fitting_id
 
 VIDEO_EXTENSIONS = (
     *(".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts"),
@@ -89,16 +92,19 @@ class RowReader:
     Attributes:
         base: what relative paths refer to: a folder or a URI.
         root: below it the path of a video is its id; None where there is no such place.
+        s3: how objects are looked at whose size is not known; None: they are not.
     """
 
     base: str
     root: str | None
+    s3: S3Options | None = None
 
     @classmethod
-    def of(cls, source: str, input_root: str | None) -> "RowReader":
+    def of(cls, source: str, input_root: str | None, s3: S3Options | None = None) -> "RowReader":
         """For a folder or a list; without an ``input_root`` the paths of a list refer to the list's own folder."""
         root = None if input_root is None else _locate(input_root, os.getcwd())
-        return cls(os.path.dirname(os.path.abspath(source)) if root is None else root, root)
+        own = source.rpartition("/")[0] if is_uri(source) else os.path.dirname(os.path.abspath(source))
+        return cls(own if root is None else root, root, s3)
 
     def read(self, line: int, row: Row) -> tuple[str, ManifestVideo | None, list[str]]:
         """The id if that is a good one, else "", the video if all is well, and all that is wrong."""
@@ -123,8 +129,14 @@ class RowReader:
         return _locate(written, self.base)
 
     def default_id(self, path: str, written: str) -> str:
-        """Name a video by its path below the root, elsewhere by its path as written, without a URI's scheme."""
-        return _default_id(path, self.root, written)
+        """Name a video by its path below the root, elsewhere by its path as written, without a URI's scheme.
+
+        Keys may be longer than ids, which name files: such an id is shortened.
+        """
+        video_id = _default_id(path, self.root, written)
+        if not is_uri(path) or is_plain_id(video_id) or _SURROGATE.search(video_id):
+            return video_id
+        return fitting_id(video_id, max_bytes=MAX_ID_BYTES, max_segment_bytes=MAX_ID_SEGMENT_BYTES)
 
 
 def _text(name: str, value: JsonValue, check: Callable[[str], list[str]], problems: list[str]) -> str:

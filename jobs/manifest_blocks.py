@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from curation.source_files import is_uri
+from curation.storage import S3Options, locate
 from jobs.manifest import (
     EXPENSE_COLUMNS,
     MAX_ID_BYTES,
@@ -22,7 +24,7 @@ from jobs.manifest import (
     is_plain_id,
     manifest_line,
 )
-from jobs.manifest_rows import Row, decoded, is_uri, line_row, lines_of
+from jobs.manifest_rows import Row, decoded, line_row, lines_of
 
 MAX_KEPT_PROBLEMS = 1000  # of one piece; nobody reads more, and all lines of a list of millions may be wrong
 SAMPLE = 64  # of the videos of a piece whose sizes are given, so many are looked at all the same
@@ -112,12 +114,21 @@ def read_rows(rows: Iterable[tuple[int, Row | str]], reader: RowReader, max_kept
     return filler.block(0)
 
 
+def read_listed(objects: Iterable[tuple[str, int]], reader: RowReader, max_kept: int | None) -> Block:
+    """Check the videos of a listing: URIs with sizes in bytes; nothing is looked at."""
+    filler = _Filler(reader, max_kept, is_listed=True)
+    for uri, size_bytes in objects:
+        filler.add_object(uri, size_bytes)
+    return filler.block(0)
+
+
 @dataclass(slots=True)
 class _Filler:
     """A block while it is filled."""
 
     reader: RowReader
     max_kept: int | None
+    is_listed: bool = False
     # line, path, line of the copy, size, duration and span, see Block
     kept: list[tuple[int, str, bytes, int, float, float]] = field(default_factory=list)
     video_ids: list[str] = field(default_factory=list)
@@ -146,6 +157,14 @@ class _Filler:
         """Take in rows of any kind."""
         for line, row in rows:
             self._add_row(line, row)
+
+    def add_object(self, uri: str, size_bytes: int) -> None:
+        """Take in an object of a listing."""
+        num_before = len(self.kept)
+        self._add_row(0, {"path": uri})
+        if len(self.kept) > num_before:
+            line, path, content, _, duration_s, span_s = self.kept.pop()
+            self.kept.append((line, path, content, max(1, size_bytes), duration_s, span_s))
 
     def _add_row(self, line: int, row: Row | str) -> None:
         if isinstance(row, str):
@@ -205,7 +224,7 @@ class _Filler:
         kept = self.kept[: self.max_kept]
         lines, paths, contents, sizes, durations_s, spans_s = zip(*kept, strict=True) if kept else ((),) * 6
         line_numbers, num_bytes = np.array(lines, np.int64), np.array(sizes, np.int64)
-        num_looked, missing = _looked(paths, line_numbers, num_bytes)
+        num_looked, missing = (0, []) if self.is_listed else _looked(paths, line_numbers, num_bytes, self.reader.s3)
         return Block(
             num_lines=num_lines,
             lines=b"".join(contents),
@@ -224,20 +243,33 @@ class _Filler:
 
 
 def _looked(
-    paths: Sequence[str], line_numbers: npt.NDArray[np.int64], num_bytes: npt.NDArray[np.int64]
+    paths: Sequence[str],
+    line_numbers: npt.NDArray[np.int64],
+    num_bytes: npt.NDArray[np.int64],
+    s3: S3Options | None,
 ) -> tuple[int, list[tuple[int, str]]]:
-    """Put sizes in their places; gives how many files were looked at, and what is wrong with which of them."""
+    """Put sizes in their places; gives how many files were looked at, and what is wrong with which of them.
+
+    Raises:
+        StorageError: the storage of an object can't be reached, or does not let it be looked at.
+    """
     unknown = num_bytes == 0
-    known = np.flatnonzero(~unknown)[:SAMPLE]
-    local = [int(k) for k in [*known, *np.flatnonzero(unknown)] if not is_uri(paths[k])]
+    known, others = (np.flatnonzero(~unknown).tolist(), np.flatnonzero(unknown).tolist())
+    local = [k for k in [*known[:SAMPLE], *others] if not is_uri(paths[k])]
+    found_sizes = look([paths[k] for k in local])
+    places = local
+    if s3 is not None:
+        # looking costs money: of those with a size one tells whether all can be reached
+        remote = [*[k for k in known if is_uri(paths[k])][:1], *(k for k in others if is_uri(paths[k]))]
+        places, found_sizes = local + remote, found_sizes + look_at_objects([paths[k] for k in remote], s3)
     missing = []
-    for place, found in zip(local, look([paths[k] for k in local]), strict=True):
+    for place, found in zip(places, found_sizes, strict=True):
         if isinstance(found, str):
             num_bytes[place] = MISSING
             missing.append((int(line_numbers[place]), f"{paths[place]!r}: {found}"))
         elif unknown[place]:
             num_bytes[place] = found
-    return len(local), sorted(missing)
+    return len(places), sorted(missing)
 
 
 def look(paths: Sequence[str]) -> list[int | str]:
@@ -246,6 +278,32 @@ def look(paths: Sequence[str]) -> list[int | str]:
     with ThreadPoolExecutor(_LOOKERS) as pool:
         parts = pool.map(_look, (paths[first : first + share] for first in range(0, len(paths), share)))
         return [found for part in parts for found in part]
+
+
+def look_at_objects(uris: Sequence[str], s3: S3Options) -> list[int | str]:
+    """The size of each object in bytes, at least 1, or why there is none.
+
+    Raises:
+        StorageError: the storage can't be reached, or does not let it be looked at.
+    """
+    first = [_object_size(uri, s3.hurried()) for uri in uris[:1]]  # what is wrong with all is told soon
+    with ThreadPoolExecutor(_LOOKERS) as pool:
+        looking = [pool.submit(_object_size, uri, s3) for uri in uris[1:]]
+        try:
+            return [*first, *(each.result() for each in looking)]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _object_size(uri: str, s3: S3Options) -> int | str:
+    try:
+        storage, path = locate(uri, s3)
+    except ValueError as error:
+        return str(error)
+    try:
+        return max(1, storage.size(path))
+    except FileNotFoundError:
+        return "no such object"
 
 
 def _look(paths: Sequence[str]) -> list[int | str]:

@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeVar
@@ -13,9 +14,12 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from curation.source_files import is_uri
+from curation.storage import S3Options, storage_for
 from jobs.manifest import VIDEO_EXTENSIONS, ManifestVideo, RowReader, ids_in_the_way
-from jobs.manifest_blocks import MAX_KEPT_PROBLEMS, MISSING, Block, id_hashes, read_piece, read_rows
+from jobs.manifest_blocks import MAX_KEPT_PROBLEMS, MISSING, Block, id_hashes, read_listed, read_piece, read_rows
 from jobs.manifest_rows import ManifestError, Rows, check_list, decoded, folder_rows, line_row, lines_of, table_rows
+from jobs.manifest_s3 import check_prefix, fetched_list, is_list, listed_videos
 from jobs.planner import IntArray
 
 BYTES_PER_S = 10**6  # 8 Mbit/s, where no video of the manifest tells both its size and its duration
@@ -53,8 +57,9 @@ def copy_manifest(
     input_root: str | None = None,
     extensions: Sequence[str] = VIDEO_EXTENSIONS,
     limit: int = 0,
+    s3: S3Options | None = None,
 ) -> ManifestTable:
-    """Read the input videos from a folder or from a .txt, .json, .jsonl or .csv list.
+    """Read the input videos from a folder, a prefix on S3 or a .txt, .json, .jsonl or .csv list, which may be there.
 
     Large .jsonl and .txt lists are read by several processes and never lie in memory as a whole.
 
@@ -64,18 +69,26 @@ def copy_manifest(
         input_root: What the relative paths and the default ids of a list refer to; without it such paths refer to the
             list's own folder. A folder is its own root.
         limit: Keep the first ``limit`` videos; all the others are checked, too. 0 keeps all.
+        s3: How S3 is reached; without it objects that a list names are not looked at.
 
     Raises:
         ManifestError: All that is wrong, each problem with its line; what ``on_block`` got is of no use then.
+        StorageError: S3 can't be reached, or does not let the input be read.
     """
-    copying = _Copying(_Source.of(source, input_root, extensions), limit, on_block)
-    for block in copying.blocks():
-        copying.add(block)
-    return copying.finish()
+    with _opened(source, input_root, extensions, s3) as rows:
+        copying = _Copying(rows, limit, on_block)
+        for block in copying.blocks():
+            copying.add(block)
+        return copying.finish()
 
 
 def read_manifest(
-    source: str, *, input_root: str | None = None, extensions: Sequence[str] = VIDEO_EXTENSIONS, limit: int = 0
+    source: str,
+    *,
+    input_root: str | None = None,
+    extensions: Sequence[str] = VIDEO_EXTENSIONS,
+    limit: int = 0,
+    s3: S3Options | None = None,
 ) -> list[ManifestVideo]:
     """The videos of ``copy_manifest`` as objects, with their lines: for a manifest that is not large."""
     videos: list[ManifestVideo] = []
@@ -84,7 +97,7 @@ def read_manifest(
         entries = zip(block.lines.splitlines(), block.line_numbers.tolist(), strict=True)
         videos.extend(ManifestVideo(**json.loads(entry), line=line) for entry, line in entries)
 
-    copy_manifest(source, add, input_root=input_root, extensions=extensions, limit=limit)
+    copy_manifest(source, add, input_root=input_root, extensions=extensions, limit=limit, s3=s3)
     return videos
 
 
@@ -110,16 +123,21 @@ class _Source:
     """Where the rows come from."""
 
     path: str
-    kind: str  # of a list, such as ".jsonl"; "" is a folder
+    kind: str  # of a list, such as ".jsonl"; "" is a folder or a prefix
     reader: RowReader
     extensions: tuple[str, ...]
+    name: str  # in messages
+    s3: S3Options
 
-    @classmethod
-    def of(cls, path: str, input_root: str | None, extensions: Sequence[str]) -> "_Source":
-        is_folder = os.path.isdir(path)
-        kind = "" if is_folder else check_list(path)
-        reader = RowReader.of(path, path if is_folder else input_root)
-        return cls(path, kind, reader, tuple(extension.lower() for extension in extensions))
+    @property
+    def is_prefix(self) -> bool:
+        """Whether it is listed on S3."""
+        return is_uri(self.path)
+
+    def objects(self) -> Iterator[tuple[str, int]]:
+        """The videos of a prefix, with their sizes in bytes."""
+        for path, size_bytes in listed_videos(self.path, self.s3, self.extensions):
+            yield f"{self.path}/{path}", size_bytes
 
     @property
     def has_pieces(self) -> bool:
@@ -139,6 +157,9 @@ class _Source:
 
     def rows(self) -> Rows:
         """Every row with its line, one after the other."""
+        if self.is_prefix:
+            yield from ((0, {"path": uri}) for uri, _ in self.objects())
+            return
         if not self.has_pieces:
             yield from table_rows(self.path, self.kind) if self.kind else folder_rows(self.path, self.extensions)
             return
@@ -148,6 +169,24 @@ class _Source:
                 for entry in lines_of(decoded(file.read(end - start), is_first=start == 0)):
                     line += 1
                     yield line, line_row(entry, self.kind)
+
+
+@contextmanager
+def _opened(path: str, input_root: str | None, extensions: Sequence[str], s3: S3Options | None) -> Iterator[_Source]:
+    """The rows of a manifest; a list on S3 is a local file meanwhile."""
+    endings, options = tuple(extension.lower() for extension in extensions), s3 or S3Options()
+    if is_uri(path) and is_list(path):
+        with fetched_list(path, options) as local:
+            yield _Source(local, check_list(local), RowReader.of(path, input_root, s3), endings, path, options)
+    elif is_uri(path):
+        check_prefix(path, options)
+        root = storage_for(path, options).root
+        yield _Source(root, "", RowReader.of(root, root, s3), endings, path, options)
+    else:
+        is_folder = os.path.isdir(path)
+        kind = "" if is_folder else check_list(path)
+        reader = RowReader.of(path, path if is_folder else input_root, s3)
+        yield _Source(path, kind, reader, endings, path, options)
 
 
 @dataclass(slots=True)
@@ -175,6 +214,11 @@ class _Copying:
     def blocks(self) -> Iterator[Block]:
         """The source piece by piece, in order."""
         source = self.source
+        if source.is_prefix:
+            objects = source.objects()
+            while listed := list(islice(objects, _ROWS_AT_ONCE)):
+                yield read_listed(listed, source.reader, self.max_kept)
+            return
         if not source.has_pieces:
             rows = iter(source.rows())
             while batch := list(islice(rows, _ROWS_AT_ONCE)):
@@ -227,9 +271,9 @@ class _Copying:
             self._add_problem(0, "no video in it")
         if self.num_problems:
             in_order = sorted(self.problems, key=lambda problem: problem[0])
-            lines = [f"{self.source.path}:{f'{line}:' if line else ''} {text}" for line, text in in_order]
+            lines = [f"{self.source.name}:{f'{line}:' if line else ''} {text}" for line, text in in_order]
             hidden = self.num_problems - len(in_order)
-            raise ManifestError([*lines, f"{self.source.path}: ... and {hidden} more problems"] if hidden else lines)
+            raise ManifestError([*lines, f"{self.source.name}: ... and {hidden} more problems"] if hidden else lines)
         sizes = _joined([block.sizes_bytes for block in self.blocks_kept], np.int64)
         return ManifestTable(
             offsets=np.cumsum(sizes) - sizes,

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -15,7 +14,6 @@ Rows: TypeAlias = Iterable[tuple[int, Row | str]]  # with line numbers; a string
 LIST_SUFFIXES = (".txt", ".json", ".jsonl", ".csv")
 MAX_PRINTED_PROBLEMS = 50
 COLUMNS = frozenset({"id", "path", "start_s", "end_s"})
-SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 class ManifestError(ValueError):
@@ -33,10 +31,6 @@ class ManifestError(ValueError):
 
     def __str__(self) -> str:
         return "\n".join(self.shown)
-
-
-def is_uri(path: str) -> bool:
-    return "://" in path and SCHEME.match(path) is not None
 
 
 def folder_rows(folder: str, suffixes: tuple[str, ...]) -> Rows:
@@ -78,8 +72,6 @@ def check_list(source: str) -> str:
     Raises:
         ManifestError: it is no list that can be read.
     """
-    if is_uri(source):
-        raise ManifestError([f"manifest: {source!r}: only local paths are supported"])
     kind = os.path.splitext(source)[1].lower()
     try:
         with open(source, "rb"):

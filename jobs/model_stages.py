@@ -143,7 +143,8 @@ def captioning_stages(config: RunConfig, *, reserved_gpu_gb: float) -> list[Stag
         own = replace(options, gpu_memory_utilization=share * captions.enhance_captions_gpu_share)
         return [captioner, _enhancement(config, own, after=None)]
     # what waits for its turn is on disk, but for its text
-    return [captioner, ClipFilesStage(config.output_clip_path), _enhancement(config, options, after=captioner)]
+    files = ClipFilesStage(config.output_clip_path, s3=config.output_s3)
+    return [captioner, files, _enhancement(config, options, after=captioner)]
 
 
 def _enhancement(config: RunConfig, options: EngineOptions, *, after: CaptionGenerationStage | None) -> Stage:

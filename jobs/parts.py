@@ -55,7 +55,7 @@ def video_of(key: str) -> str:
 def video_parts(run: RunDir, config: RunConfig, video_id: str, count: int) -> VideoParts:
     """What is known of the parts of a video; of other settings they are others."""
     return VideoParts(
-        clips=storage_for(config.output_clip_path),
+        clips=storage_for(config.output_clip_path, config.output_s3),
         files=storage_for(parts_path(run, config)),
         video_id=video_id,
         count=count,

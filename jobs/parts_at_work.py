@@ -3,15 +3,16 @@
 import logging
 from collections.abc import Set
 from dataclasses import dataclass
-from pathlib import Path
 
 from curation.model import Video, VideoPart
 from curation.writing.parts import VideoParts
 from jobs.config import RunConfig
 from jobs.ledger import Lease, ShardLog
-from jobs.manifest import ManifestVideo
+from jobs.manifest import EXPENSE_COLUMNS, ManifestVideo, expense
 from jobs.parts import video_parts
+from jobs.planner import PlannedVideo
 from jobs.rundir import RunDir
+from jobs.staging import Wanted
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,12 @@ class Todo:
     entry: ManifestVideo
     num_begun: int
     part: VideoPart | None = None
+    size_bytes: int | None = None  # of its file, where the plan tells
+
+    @property
+    def wanted(self) -> Wanted:
+        """Its source."""
+        return Wanted(self.key, self.entry.path, self.size_bytes)
 
     @property
     def key(self) -> str:
@@ -31,10 +38,19 @@ class Todo:
         return to_video(self.entry, self.part).key
 
 
+def known_size(planned: PlannedVideo, entry: ManifestVideo) -> int | None:
+    """A file's bytes, where the manifest or what the video costs tells them (``manifest_copy.costs_of``)."""
+    told, duration_s = (expense(entry.extra.get(name)) for name in EXPENSE_COLUMNS)
+    if told:
+        return int(told)
+    is_size = not duration_s and entry.end_s is None and planned.num_parts == 1 and planned.cost > 1
+    return planned.cost if is_size else None
+
+
 def to_video(entry: ManifestVideo, part: VideoPart | None = None) -> Video:
     """The video that a line of the manifest names, or a part of it."""
     return Video(
-        input_video=Path(entry.path),
+        input_video=entry.path,
         id=entry.id,
         start_s=entry.start_s,
         end_s=entry.end_s,

@@ -15,11 +15,15 @@ from typing import Any, BinaryIO
 import av
 
 import curation
+from curation.errors import StorageError
+from curation.layout import MAX_PREFIX_BYTES
+from curation.source_files import is_uri
+from curation.storage import storage_for
 from curation.storage.files import replacing
 from jobs.config import ConfigError, RunConfig, read_config
 from jobs.manifest_blocks import Block
 from jobs.manifest_copy import copy_manifest
-from jobs.manifest_rows import ManifestError, is_uri
+from jobs.manifest_rows import ManifestError
 from jobs.parts import in_parts
 from jobs.planner import PlannedVideo, PlannedVideos, Shard, count_shards, plan_shards
 from jobs.preflight import login_problems
@@ -201,9 +205,11 @@ def _read(
     source = config.manifest or config.input_video_path or ""
     root = config.input_video_path if config.manifest else None
     try:
-        table = copy_manifest(source, on_block, input_root=root, limit=config.limit)
+        table = copy_manifest(source, on_block, input_root=root, limit=config.limit, s3=config.input_s3)
     except ManifestError as error:
         raise ConfigError([*problems, *error.shown]) from error
+    except StorageError as error:
+        raise ConfigError([*problems, f"{'manifest' if config.manifest else 'input_video_path'}: {error}"]) from error
     videos = PlannedVideos(table.offsets, table.costs)
     if not table.num_missing:
         return videos, []
@@ -218,9 +224,14 @@ def _environment_problems(config: RunConfig, mistaken: frozenset[str] = frozense
     """What this machine can tell of encoder, weights and folders, but for what depends on mistaken settings."""
     chosen = mistaken & {"output_clip_path", *_CHOOSE_WEIGHTS}
     problems = [] if chosen else login_problems(config)
+    reaches_s3_by_mistake = any(key == "output_s3_profile_name" or key.split(".")[0] == "s3" for key in mistaken)
     for name in ("run_dir", "output_clip_path", "output_dataset_path"):
         folder = None if name in mistaken else getattr(config, name)
-        if folder is not None and (problem := _not_writable(folder)):
+        if folder is not None and is_uri(folder):
+            problem = None if reaches_s3_by_mistake else _not_writable_storage(name, folder, config)
+        else:
+            problem = None if folder is None else _not_writable(folder)
+        if problem is not None:
             problems.append(f"{name}: {problem}")
         elif folder is not None and config.manifest is None and _is_below(folder, config.input_video_path):
             problems.append(f"{name}: {folder} lies inside input_video_path, so its videos would be taken for input")
@@ -231,10 +242,26 @@ def _is_below(folder: str, root: str | None) -> bool:
     return root is not None and Path(folder).is_relative_to(root)
 
 
+def _not_writable_storage(name: str, root: str, config: RunConfig) -> str | None:
+    """Why objects can't be put at a URI; leaves nothing there."""
+    if name == "run_dir":
+        return (
+            f"the run's state needs a file system that the nodes share, found {root!r}; clips and dataset can be on S3"
+        )
+    _, _, prefix = root.removeprefix("s3://").partition("/")
+    if len(prefix.encode()) > MAX_PREFIX_BYTES:
+        return (
+            f"the prefix has {len(prefix.encode())} bytes, at most {MAX_PREFIX_BYTES} leave room for the videos' names"
+        )
+    try:
+        storage_for(root, config.output_s3.hurried()).check_writable()
+    except (StorageError, ValueError) as error:
+        return str(error)
+    return None
+
+
 def _not_writable(folder: str) -> str | None:
     """Why a folder can't be made or written to; looks at the nearest one that exists, writes nothing."""
-    if is_uri(folder):
-        return f"only local folders are supported, found {folder!r}"
     path = Path(folder)
     while not os.path.exists(path) and path != path.parent:  # False, too, for what can't be looked at
         path = path.parent

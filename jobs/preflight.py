@@ -12,17 +12,16 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from curation.errors import StorageError
+from curation.errors import BusyError, StorageError, UnreachableError
+from curation.source_files import is_uri
 from curation.storage import storage_for
 from curation.video.encode import choose_encoder
 from jobs.config import RunConfig
 from jobs.exits import DONE, FAILED
-from jobs.manifest_rows import is_uri
 from jobs.models_needed import missing_weights, needed_models
 from jobs.own_job import own_job_id
 from jobs.rundir import RunDir
@@ -98,12 +97,12 @@ def _weights(config: RunConfig) -> list[Problem]:
 
 
 def _output(config: RunConfig, *, writes: bool = False) -> list[Problem]:
-    storage = storage_for(config.output_clip_path)
-    probe = f".{uuid.uuid4().hex}.tmp"  # as the names of files that a killed writer leaves aside
+    if not writes and is_uri(config.output_clip_path):  # planning looks whether it can be written to
+        return []
+    storage = storage_for(config.output_clip_path, config.output_s3)
     try:
         if writes:
-            storage.write(probe, b"")
-            storage.delete(probe)
+            storage.check_writable()
         else:
             storage.exists("clips")
     except StorageError as error:
@@ -133,15 +132,39 @@ def _input(run: RunDir, config: RunConfig) -> list[Problem]:
     host = socket.gethostname()
     root = config.input_video_path
     if root is not None:
-        if is_uri(root) or Path(root).is_dir():
+        if is_uri(root):
+            return _reaches(root, config)
+        if Path(root).is_dir():
             return []
         return [Problem("input", f"input_video_path {root} is not there on {host}: is it mounted?", is_of_node=True)]
-    folders = sorted({os.path.dirname(path) for path in _sampled_paths(run) if not is_uri(path)})
+    paths = list(_sampled_paths(run))
+    uris = [path for path in paths if is_uri(path)]
+    if uris:
+        return _reaches(uris[0].rpartition("/")[0], config)
+    folders = sorted({os.path.dirname(path) for path in paths})
     if not folders or any(map(os.path.isdir, folders)):
         return []
     named = ", ".join(folders[:_NUM_NAMED])
     message = f"none of the folders of {_NUM_SAMPLED} videos is there on {host}: are they mounted? ({named})"
     return [Problem("input", message, is_of_node=True)]
+
+
+def _reaches(uri: str, config: RunConfig) -> list[Problem]:
+    """Whether there is a way from this node to S3; what else may be wrong with it, a worker tells as it comes to it.
+
+    Only where a task may go to another node.
+    """
+    if own_job_id() is None:
+        return []
+    try:
+        next(storage_for(uri, config.input_s3.hurried()).list(), None)
+    except BusyError:
+        return []
+    except UnreachableError as error:
+        return [Problem("input", str(error), is_of_node=True)]
+    except (StorageError, ValueError) as error:
+        logger.warning("event=input_not_listed: %s", error)
+    return []
 
 
 def _sampled_paths(run: RunDir) -> Iterator[str]:

@@ -99,7 +99,7 @@ def failed_videos(run: RunDir, config: RunConfig, reasons: set[str]) -> Iterator
     unsettled_videos = unsettled(run)
     if unsettled_videos is None:
         return
-    storage = storage_for(config.output_clip_path)
+    storage = storage_for(config.output_clip_path, config.output_s3)
 
     def record_of(video: str) -> dict[str, Any] | None:
         try:

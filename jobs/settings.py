@@ -407,6 +407,9 @@ class WorkerSettings(Settings):
         None, description="folder for temporary files, $VARIABLES are the node's; null: SLURM_TMPDIR, TMPDIR or /tmp"
     )
     scratch_min_gb: NonNegativeFloat = Field(1.0, description="GB that must be free there before a worker begins")
+    scratch_max_gb: NonNegativeFloat | None = Field(
+        None, description="GB of s3:// input copied there at once; the rest is read where it lies; null: what is free"
+    )
 
 
 class PlanSettings(Settings):

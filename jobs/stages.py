@@ -21,6 +21,7 @@ from jobs.config import RunConfig
 from jobs.model_stages import captioning_stages, embedding_names, frame_stages, measuring_stages
 from jobs.models_needed import needed_models
 from jobs.settings import WorkerSettings
+from jobs.staging import GiveBackStage
 
 
 def build_pipeline(
@@ -29,6 +30,7 @@ def build_pipeline(
     videos_at_once: int = 1,
     before_record: Callable[[], None] | None = None,
     parts_path: str | None = None,
+    give_back: Callable[[str], None] | None = None,
 ) -> Pipeline:
     """Read, split, transcode, filter by motion, choose frames and preview in decode children; then the models; write.
 
@@ -36,6 +38,7 @@ def build_pipeline(
         videos_at_once: decode children.
         before_record: as for ``ClipWriterStage``.
         parts_path: as for ``ClipWriterStage``.
+        give_back: told of each task whose source is not read any more.
     """
     pipeline = Pipeline(
         "split",
@@ -75,8 +78,13 @@ def build_pipeline(
         writes_pickles=config.embeddings.write_embedding_pickles,
         parts_path=parts_path,
         num_clips_per_chunk=config.clips.num_clips_per_chunk,
+        s3=config.output_s3,
     )
-    return pipeline.add_stage(writer)
+    pipeline.add_stage(writer)
+    if give_back is not None:
+        first_after = next(k for k, stage in enumerate(pipeline.stages) if not stage.in_child)
+        pipeline.stages.insert(first_after, GiveBackStage(give_back))
+    return pipeline
 
 
 def _sandbox(worker: WorkerSettings, *, num_children: int) -> DecodeSandbox:

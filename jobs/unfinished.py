@@ -82,7 +82,7 @@ def next_shard(run: RunDir) -> int:
 
 def standings(run: RunDir, config: RunConfig) -> Iterator[Standing]:
     """Where each video of the manifest stands, in its order, by the records and by what was begun."""
-    storage = storage_for(config.output_clip_path)
+    storage = storage_for(config.output_clip_path, config.output_s3)
     voids, again = read_voids(run), unsettled(run)
     begun = count_begun(
         event for shard, path in run.state_paths() for event in voids.of_shard(read_events(path), shard)

@@ -9,17 +9,19 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from curation import layout
 from curation.documents import to_json
-from curation.errors import Failure, FailureReason
+from curation.errors import Failure, FailureReason, StorageError, UnreachableError
 from curation.model import ClipStats, Video, VideoTask
 from curation.pipeline import Pipeline
 from curation.pipeline.allocator import give_back_large_blocks
-from curation.storage import Storage, storage_for
+from curation.source_files import is_uri
+from curation.storage import Storage, read_ahead, request_counts, storage_for
 from curation.writing.records import record_document
 from jobs import own_job
 from jobs.bad_nodes import leave_node
@@ -27,16 +29,19 @@ from jobs.config import RunConfig
 from jobs.exits import DONE, FAILED, INCOMPLETE
 from jobs.ledger import Lease, LeaseLostError, ShardLog, count_begun, read_events, whoami
 from jobs.parts import part_of, parts_path
-from jobs.parts_at_work import PartsAtWork, Todo, to_video
-from jobs.preflight import task_problems, use_scratch
+from jobs.parts_at_work import PartsAtWork, Todo, known_size, to_video
+from jobs.preflight import scratch_folder, task_problems, use_scratch
 from jobs.rundir import RunDir
 from jobs.stages import build_pipeline, provenance
+from jobs.staging import Room, Staging
 from jobs.stopping import StopSignals, end_process
 
 logger = logging.getLogger(__name__)
 
 _GRACE_S = 15.0  # after a signal: what is nearly done may finish; Slurm kills some 30 s after TERM
 _LAST_WORDS_S = 4.0  # after that: to write down where it stands, on a file system that may not answer
+_AWAY_AFTER = 3  # sources in a row that storage does not give, each tried for a minute
+_LOOKERS, _LOOKS_AHEAD = 16, 1024  # looking for a record is waiting, mostly
 
 
 @dataclass
@@ -66,12 +71,24 @@ class ShardWorker:
     _superseded: set[tuple[int, int]] = field(default_factory=set)
     _newest_attempt: int = 0
 
+    _last_error: StorageError | None = None
+    _away: StorageError | None = None  # why videos are left that could not be brought here
+
     def __post_init__(self) -> None:
         self._parts = PartsAtWork(self.run, self.config, self.lease, self.log)
+        self._requests_before = Counter(request_counts())
+        max_gb, min_gb = self.config.worker.scratch_max_gb, self.config.worker.scratch_min_gb
+        self._staging = Staging(
+            Path(scratch_folder(self.config)),
+            self.config.input_s3,
+            Room(None if max_gb is None else round(max_gb * 1e9), round(min_gb * 1e9)),
+            num_at_work=self.videos_at_once,
+            is_stopped=lambda: self.stop.is_set() or self._ended.is_set(),
+        )
 
     @property
     def storage(self) -> Storage:
-        return storage_for(self.config.output_clip_path)
+        return storage_for(self.config.output_clip_path, self.config.output_s3)
 
     def work(self) -> int:
         """Process the shard; gives the exit code."""
@@ -83,6 +100,7 @@ class ShardWorker:
             videos_at_once=self.videos_at_once,
             before_record=self.lease.check,
             parts_path=parts_path(self.run, self.config),
+            give_back=self._staging.give_back if any(is_uri(item.entry.path) for item in todo) else None,
         )
         self._pipeline, self._is_all_fed = pipeline, not todo
         try:
@@ -92,8 +110,11 @@ class ShardWorker:
         finally:
             with self._idle:  # the feeding thread may still be there: from now on it begins nothing
                 self._ended.set()
+            self._staging.close()
         is_all_done = self._is_all_fed and not self._in_flight and not self._whole
-        code = DONE if not self.stop.is_set() or is_all_done else INCOMPLETE
+        if self._away is not None:
+            self._say_away(self._away)
+        code = DONE if (not self.stop.is_set() and self._away is None) or is_all_done else INCOMPLETE
         stages = {
             name: {key: round(s, 3) for key, s in asdict(spent).items()} for name, spent in pipeline.times.items()
         }
@@ -106,7 +127,23 @@ class ShardWorker:
             if not self._said_end:
                 self._said_end = True
                 measures = self._pipeline.measures if self._pipeline is not None else {}
-                self.log.append("end", attempt=self.attempt, code=code, **values, **measures)
+                self.log.append("end", attempt=self.attempt, code=code, **values, **measures, **self.requests())
+
+    def requests(self) -> dict[str, dict[str, int]]:
+        """What was sent to S3 by this worker, for the log; empty where nothing was."""
+        sent = Counter(request_counts()) - self._requests_before
+        return {"requests": dict(sorted(sent.items()))} if sent else {}
+
+    def _say_away(self, error: StorageError) -> None:
+        logger.error("event=storage_away: %s; what is left of the shard is for `clipmill resume`", error)
+        self.log.append("error", attempt=self.attempt, message=f"{type(error).__name__}: {error}")
+
+    def end_away(self, error: StorageError) -> int:
+        """Storage gives no answer, which is no fault of any video; gives the exit code."""
+        self.release()
+        self._say_away(error)
+        self._say_end(INCOMPLETE)
+        return INCOMPLETE
 
     def _todo(self) -> list[Todo]:
         """Videos without a record. Those begun before come last: they may end this process again."""
@@ -114,11 +151,13 @@ class ShardWorker:
         entries = self.run.videos_at(video.offset for video in planned)
         begun_here = count_begun(read_events(self.run.shard_state_path(self.shard)))
         todo = []
-        for video, entry in zip(planned, entries, strict=True):
-            item = Todo(video.offset, entry, video.num_begun, part_of(video))
+        paths = (layout.record(entry.id) for entry in entries)
+        recorded = read_ahead(self.storage.exists, paths, num_threads=_LOOKERS, at_most=_LOOKS_AHEAD)
+        for video, entry, has_record in zip(planned, entries, recorded, strict=True):
+            item = Todo(video.offset, entry, video.num_begun, part_of(video), known_size(video, entry))
             item.num_begun += begun_here[item.key]
             self._parts.add(item)
-            if self.storage.exists(layout.record(entry.id)):
+            if has_record:
                 continue
             if item.num_begun >= self.config.worker.max_attempts:
                 self._quarantine(item)
@@ -142,29 +181,73 @@ class ShardWorker:
         return self.storage.create(layout.record(video.id), to_json(record))
 
     def _feed(self, todo: list[Todo]) -> Iterator[VideoTask]:
+        self._staging.want(item.wanted for item in todo)
+        put_off, still_off = list[Todo](), list[Todo]()
+        if not (yield from self._feed_once(todo, put_off)) or not (yield from self._feed_once(put_off, still_off)):
+            return
+        if still_off:  # only these can't be read, so the worker goes on to its end
+            self._away = self._last_error
+        while (item_to_redo := self._next_whole()) is not None:
+            video = to_video(item_to_redo.entry)
+            if not self._bring(item_to_redo, video):
+                self._away = self._last_error
+                return
+            if not self._begin(item_to_redo.key):
+                return
+            yield VideoTask(item_to_redo.key, str(self.run.root), video)
+        self._is_all_fed = self._away is None
+
+    def _bring(self, item: Todo, video: Video) -> bool:
+        """Have a video's bytes where they can be read, if they are not; False when storage fails, or this worker stops.
+
+        An object that is not there is a failure of its video.
+        """
+        try:
+            video.staged = self._staging.take(item.wanted)
+        except FileNotFoundError:
+            video.failure = Failure(FailureReason.NOT_FOUND, f"{video.id}: no such object: {item.entry.path}")
+        except InterruptedError:
+            self._last_error = None
+            return False
+        except StorageError as error:
+            logger.warning("event=not_brought video=%s: %s", video.id, error)
+            self._last_error = error
+            return False
+        return True
+
+    def _feed_once(self, todo: list[Todo], put_off: list[Todo]) -> Generator[VideoTask, None, bool]:
+        """Begin what is to do; what storage does not give for now is put off.
+
+        Several in a row say that storage is away: then, and when this worker stops, no more is begun (False).
+        """
+        num_in_a_row = 0
         for item in todo:
             # what may be quarantined for it is processed alone the last time: it takes no innocent video with it
             is_suspect = item.num_begun >= max(1, self.config.worker.max_attempts - 1)
             if is_suspect:
                 self._wait_until_idle()
             if self.stop.is_set():
-                return
+                return False
             self.lease.check()
-            if self._is_superseded(item) or self.storage.exists(layout.record(item.entry.id)):
-                continue
-            video = self._parts.to_do(item)
+            is_done = self._is_superseded(item) or self.storage.exists(layout.record(item.entry.id))
+            video = None if is_done else self._parts.to_do(item)
             if video is None:
+                self._staging.give_back(item.key)
                 continue
+            if not self._bring(item, video):
+                put_off.append(item)
+                num_in_a_row += 1
+                if self.stop.is_set() or num_in_a_row == _AWAY_AFTER:
+                    self._away = self._last_error
+                    return False
+                continue
+            num_in_a_row = 0
             if not self._begin(item.key):
-                return
+                return False
             yield VideoTask(task_id=item.key, dataset_name=str(self.run.root), data=video)
             if is_suspect:
                 self._wait_until_idle()
-        while (item_to_redo := self._next_whole()) is not None:
-            if not self._begin(item_to_redo.key):
-                return
-            yield VideoTask(item_to_redo.key, str(self.run.root), to_video(item_to_redo.entry))
-        self._is_all_fed = True
+        return True
 
     def _next_whole(self) -> Todo | None:
         """A video that turned out not to be divisible, once known; None when none can come any more."""
@@ -199,6 +282,7 @@ class ShardWorker:
 
     def _finished(self, task: VideoTask) -> None:
         video, key = task.data, task.task_id
+        self._staging.give_back(key)
         if video.part is not None and (video.failure is None or video.failure.reason is FailureReason.NOT_IN_PARTS):
             whole = self._parts.end(video, key)
             with self._idle:
@@ -254,6 +338,7 @@ class ShardWorker:
             self.release()
             self._say_end(INCOMPLETE)
             self.lease.release()
+            self._staging.close()
         self.leave()
         _end_now()
 
@@ -309,12 +394,15 @@ def _work(worker: ShardWorker, signals: StopSignals) -> int:
     except LeaseLostError as error:
         logger.warning("event=lease_lost shard=%d: %s", shard, error)
         return INCOMPLETE
+    except UnreachableError as error:
+        return worker.end_away(error)
     except Exception as error:  # the task's last line
         logger.exception("event=worker_failed shard=%d attempt=%d", shard, attempt)
         with contextlib.suppress(OSError):  # the run folder may be what failed
             if not isinstance(error, MemoryError):  # all else that a video can do is a failure of that video
                 worker.release()
-            worker.log.append("error", attempt=attempt, message=f"{type(error).__name__}: {error}")
+            message = f"{type(error).__name__}: {error}"
+            worker.log.append("error", attempt=attempt, message=message, **worker.requests())
         return FAILED
     finally:
         worker.lease.release()

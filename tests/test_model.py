@@ -468,7 +468,7 @@ def test_a_video_is_named_by_its_file_unless_an_id_is_given() -> None:
 
 
 def test_the_path_of_a_video_may_be_given_as_text() -> None:
-    video = Video("/videos/a.mp4")  # type: ignore[arg-type]  # what users of the other curators write
+    video = Video("/videos/a.mp4")  # what users of the other curators write
     assert (video.input_video, video.input_path) == (Path("/videos/a.mp4"), "/videos/a.mp4")
 
 

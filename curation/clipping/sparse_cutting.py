@@ -23,7 +23,8 @@ from curation.video.container import as_video_error, opened
 from curation.video.copyplan import PacketRef, begins_body, count_gap_free, why_not_copyable
 from curation.video.decode import AnyPacket, demuxed, frames_of_packet, is_shown
 from curation.video.lighten import WithoutMotion
-from curation.video.source import decode_video, profile_needed, source_of, timeline_needed
+from curation.video.probe import source_of
+from curation.video.source import decode_video, profile_needed, timeline_needed
 
 _MAX_HELD_FRAMES = 1000
 _MAX_HELD_BYTES = 64 * 2**20

@@ -2,8 +2,8 @@
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
@@ -13,6 +13,7 @@ from curation.dataset.account import Account
 from curation.dataset.buckets import RESOLUTION_BINS, Bucket
 from curation.dataset.catalogue import CatalogueWriter, caption_of, catalogue_writer
 from curation.dataset.content import SampleContent, read_sample
+from curation.dataset.metas import MetasAside
 from curation.dataset.packing import LeftOut, TarPlan, WindowSample, plan_tars, samples_of
 from curation.dataset.report import (
     BUCKET_LIST,
@@ -33,10 +34,13 @@ from curation.dataset.report import (
 )
 from curation.dataset.tars import Member, TarWriter
 from curation.documents import to_json
-from curation.storage import Storage
+from curation.storage import Storage, read_ahead
 from curation.video.encode import EncoderSettings
 
 logger = logging.getLogger(__name__)
+
+_READERS = 16  # reading a clip is waiting, mostly
+_BYTES_AHEAD = 256 * 2**20  # of clips and the windows cut from them
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,7 @@ class _Build:
 
     def __init__(self, clips: Storage, output: Storage, settings: DatasetSettings) -> None:
         self._clips, self._output, self._settings = clips, output, settings
+        self._metas = MetasAside()
         self.account = Account()
 
     def plan(self, chunks: Iterable[Mapping[str, Any]]) -> dict[Bucket, list[TarPlan]]:
@@ -120,10 +125,14 @@ class _Build:
             for entry in chunk["clips"]:
                 self.account.expect(entry)
             found, left_out = samples_of(
-                chunk["clips"], video_id=chunk["video_id"], resolution_bins=settings.resolution_bins
+                chunk["clips"],
+                video_id=chunk["video_id"],
+                resolution_bins=settings.resolution_bins,
+                meta_places=self._keep_metas(chunk["clips"]),
             )
             samples += found
             self.account.left_out += left_out
+        self._metas.settle()
         plan, left_out = plan_tars(
             samples,
             target_bytes=settings.target_bytes,
@@ -133,6 +142,15 @@ class _Build:
         )
         self.account.left_out += left_out
         return plan
+
+    def _keep_metas(self, entries: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+        """Set aside the metas that a list has of this annotation version; gives their places by uuid of clip."""
+        version = self._settings.annotation_version
+        return {
+            entry["uuid"]: self._metas.add(entry["metas"][version])
+            for entry in entries
+            if entry["windows"] and version in entry.get("metas", ())
+        }
 
     def begin(self, plan: Mapping[Bucket, list[TarPlan]]) -> set[str]:
         """Note down every file that this build or one before it may leave, before any of them is touched."""
@@ -158,8 +176,7 @@ class _Build:
 
     def remove(self, files: Iterable[str]) -> None:
         """Remove what is of no use any more, and with it the note that a build is under way."""
-        for path in sorted(files):
-            self._output.delete(self._path(path))
+        self._output.delete_many(map(self._path, sorted(files)))
         self._output.delete(self._path(BUILDING))
 
     def _write_bucket(self, bucket: Bucket, plans: list[TarPlan], catalogue: CatalogueWriter) -> PackedBucket:
@@ -183,10 +200,18 @@ class _Build:
 
     def _write_tar(self, bucket: Bucket, plan: TarPlan, index: int, catalogue: CatalogueWriter) -> PackedTar | None:
         """Write a tar of each tree together; None when not one sample of the plan can be had."""
-        contents = self._contents(plan)
-        first = next(contents, None)
-        if first is None:
-            return None
+        with closing(self._contents(plan)) as contents:
+            first = next(contents, None)
+            return None if first is None else self._write_contents(bucket, first, contents, index, catalogue)
+
+    def _write_contents(
+        self,
+        bucket: Bucket,
+        first: tuple[WindowSample, SampleContent],
+        others: Iterable[tuple[WindowSample, SampleContent]],
+        index: int,
+        catalogue: CatalogueWriter,
+    ) -> PackedTar:
         paths = self._tar_paths(index)
         mp4_bytes = 0
         with ExitStack() as whole_or_not_at_all:
@@ -194,7 +219,7 @@ class _Build:
             for tree, path in paths.items():
                 stream = whole_or_not_at_all.enter_context(self._output.writing(self._path(f"{bucket.folder}/{path}")))
                 tars[tree] = TarWriter(stream)
-            for sample, content in chain([first], contents):
+            for sample, content in chain([first], others):
                 member = _add(tars, sample, content)
                 catalogue.add(sample, content, tar=f"{bucket.folder}/{paths['video']}", member=member)
                 self.account.packed_clips.add(sample.clip_uuid)
@@ -203,11 +228,22 @@ class _Build:
             digests = {tree: tar.finish() for tree, tar in tars.items()}
         return PackedTar(paths, digests, mp4_bytes)
 
-    def _contents(self, plan: TarPlan) -> Iterator[tuple[WindowSample, SampleContent]]:
+    def _contents(self, plan: TarPlan) -> Generator[tuple[WindowSample, SampleContent], None, None]:
+        """The samples of a tar in order; those to come are read and cut meanwhile."""
         version = self._settings.annotation_version
         encoder = EncoderSettings("libx264", self._settings.preset, self._settings.crf)
-        for sample in plan.samples:
-            content = read_sample(self._clips, sample, annotation_version=version, encoder=encoder)
+
+        def read(sample: WindowSample) -> SampleContent | LeftOut:
+            return read_sample(self._clips, sample, annotation_version=version, encoder=encoder, metas=self._metas)
+
+        contents = read_ahead(
+            read,
+            plan.samples,
+            num_threads=_READERS,
+            at_most=_BYTES_AHEAD,
+            weight=lambda sample: sample.clip_bytes + sample.num_bytes,
+        )
+        for sample, content in zip(plan.samples, contents, strict=True):
             if isinstance(content, LeftOut):
                 logger.warning("event=left_out key=%s reason=%s", sample.key, content.reason)
                 self.account.left_out.append(content)

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from curation import layout
+from curation.dataset.metas import MetasAside
 from curation.dataset.packing import LeftOut, WindowSample
 from curation.errors import VideoError
 from curation.storage import Storage
@@ -36,18 +37,19 @@ class SampleContent:
 
 
 def read_sample(
-    clips: Storage, sample: WindowSample, *, annotation_version: str, encoder: EncoderSettings
+    clips: Storage, sample: WindowSample, *, annotation_version: str, encoder: EncoderSettings, metas: MetasAside
 ) -> SampleContent | LeftOut:
-    """Read and cut one sample; what can't be had is left out with its reason.
+    """Read and cut one sample; what can't be had is left out with its reason. By several threads at once.
 
     Args:
+        metas: of the clips whose lists have them; others are read from the split run.
         encoder: of the frames at the ends of a window that no key frame covers; a clip that copies its source's packets
             may have such.
 
     Raises:
         StorageError: the storage failed, which says nothing about the sample.
     """
-    meta = _read_meta(clips, sample, annotation_version)
+    meta = _read_meta(clips, sample, annotation_version, metas)
     if isinstance(meta, LeftOut):
         return meta
     try:
@@ -68,10 +70,13 @@ def read_sample(
     return SampleContent(mp4, meta)
 
 
-def _read_meta(clips: Storage, sample: WindowSample, annotation_version: str) -> dict[str, Any] | LeftOut:
+def _read_meta(
+    clips: Storage, sample: WindowSample, annotation_version: str, metas: MetasAside
+) -> dict[str, Any] | LeftOut:
     path = layout.meta(UUID(sample.clip_uuid), annotation_version)
+    meta: dict[str, Any]
     try:
-        meta: dict[str, Any] = json.loads(clips.read(path))
+        meta = metas.read(sample.meta_place) if sample.meta_place is not None else json.loads(clips.read(path))
     except FileNotFoundError:
         return LeftOut.of(sample, f"no metadata {path}")
     except ValueError as error:

@@ -4,7 +4,8 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +22,8 @@ class WindowSample:
         start_frame: relative to the clip; ``end_frame`` is inclusive.
         num_bytes: estimated size of its mp4: its share of the clip's frames.
         clip_path: the clip's mp4, relative to the root of the split run.
+        clip_bytes: size of the clip's mp4.
+        meta_place: of the clip's meta in ``MetasAside``; None where its list does not have it.
     """
 
     key: str
@@ -32,6 +35,8 @@ class WindowSample:
     num_bytes: int
     clip_path: str
     clip_sha256: str
+    clip_bytes: int = field(default=0, compare=False)
+    meta_place: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(layout.KEY_PATTERN, self.key):
@@ -69,19 +74,25 @@ class TarPlan:
 
 
 def samples_of(
-    clip_entries: Iterable[Mapping[str, Any]], *, video_id: str, resolution_bins: Sequence[int] = RESOLUTION_BINS
+    clip_entries: Iterable[Mapping[str, Any]],
+    *,
+    video_id: str,
+    resolution_bins: Sequence[int] = RESOLUTION_BINS,
+    meta_places: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[list[WindowSample], list[LeftOut]]:
     """The windows of the kept clips of a video's chunk, and what has to stay out.
 
     Args:
         clip_entries: ``clips`` of a chunk document (``curation.writing.records.clip_entry``).
+        meta_places: of clips whose metas were kept, by uuid.
     """
     samples: list[WindowSample] = []
     left_out: list[LeftOut] = []
     for entry in clip_entries:
         reason = _why_left_out(entry)
         if reason is None:
-            samples += [_sample(entry, start, end, video_id, resolution_bins) for start, end in entry["windows"]]
+            place = meta_places.get(entry["uuid"])
+            samples += [_sample(entry, start, end, video_id, resolution_bins, place) for start, end in entry["windows"]]
         else:
             starts = [start for start, _ in entry["windows"]] or [None]
             left_out += [LeftOut(entry["uuid"], start, reason) for start in starts]
@@ -98,7 +109,12 @@ def _why_left_out(entry: Mapping[str, Any]) -> str | None:
 
 
 def _sample(
-    entry: Mapping[str, Any], start_frame: int, end_frame: int, video_id: str, resolution_bins: Sequence[int]
+    entry: Mapping[str, Any],
+    start_frame: int,
+    end_frame: int,
+    video_id: str,
+    resolution_bins: Sequence[int],
+    meta_place: int | None,
 ) -> WindowSample:
     num_frames = len(FrameSpan(start_frame, end_frame + 1))
     return WindowSample(
@@ -111,6 +127,8 @@ def _sample(
         num_bytes=round(entry["num_bytes"] * num_frames / entry["num_frames"]),
         clip_path=layout.clip(UUID(entry["uuid"])),
         clip_sha256=entry["sha256"],
+        clip_bytes=entry["num_bytes"],
+        meta_place=meta_place,
     )
 
 

@@ -13,6 +13,7 @@ import resource
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from logging.handlers import QueueHandler
@@ -28,7 +29,9 @@ from curation.pipeline.allocator import give_back_large_blocks
 from curation.pipeline.stage import Stage, apply_stage
 from curation.pipeline.wire import Message, load_stages, receive, send
 from curation.resident import ResidentModel
+from curation.storage.counts import request_counts
 from curation.video import progress
+from curation.video.remote import close_remote
 
 _SIGN_OF_LIFE_S = 1.0  # how often the worker is told that work goes on
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -141,13 +144,17 @@ def _work(worker: _Worker, meter: _Meter, stages: Sequence[Stage], task: VideoTa
     results: Iterable[VideoTask] = [task]
     for stage in stages:
         results = _through(stage, results, meter)
+    sent_before = Counter(request_counts())
     try:
         for result in results:
             worker.tell("task", result)
+        last: Message = ("done", meter.take())
     except StopRunError as error:
-        worker.tell("stop", error)
-        return
-    worker.tell("done", meter.take())
+        last = ("stop", error)
+    close_remote()
+    if sent := Counter(request_counts()) - sent_before:
+        worker.tell("requests", dict(sent))
+    worker.tell(*last)
 
 
 def _end_with(parent_pid: int) -> None:

@@ -22,6 +22,7 @@ from curation.pipeline.stage import Stage
 from curation.pipeline.stage_run import StageTimes
 from curation.pipeline.wire import Message, dump_stages, receive, send
 from curation.resident import ResidentModel
+from curation.storage.counts import add_request_counts
 
 logger = logging.getLogger(__name__)
 
@@ -249,6 +250,9 @@ class _Child:
         if kind == "log":
             assert isinstance(content, logging.LogRecord)
             logging.getLogger(content.name).handle(content)
+        elif kind == "requests":
+            assert isinstance(content, dict)
+            add_request_counts(content)
         elif kind == "call":
             assert isinstance(content, tuple)
             place, batch = content

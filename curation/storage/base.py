@@ -39,6 +39,9 @@ class Storage(Protocol):
     def write(self, path: str, content: bytes) -> None:
         """Put an object whole or not at all, replacing what is there."""
 
+    def check_writable(self) -> None:
+        """Raises StorageError unless objects can be put here; leaves nothing behind."""
+
     def writing(self, path: str) -> AbstractContextManager[BinaryIO]:
         """A stream to an object that appears whole when the block ends without an exception, or not at all."""
 
@@ -83,6 +86,23 @@ class Storage(Protocol):
 
     def remove_leftover(self, leftover: Leftover) -> None:
         """Remove it; nothing happens when it is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """One object as a source that is read where it lies."""
+
+    storage: Storage
+    path: str
+
+    @property
+    def uri(self) -> str:
+        """What it is called."""
+        return f"{self.storage.root}/{self.path}"
+
+    def reading(self) -> AbstractContextManager[BinaryIO]:
+        """See ``Storage.reading``."""
+        return self.storage.reading(self.path)
 
 
 def storage_for(root: str, s3: S3Options = DEFAULT_S3) -> Storage:

@@ -26,6 +26,11 @@ class LocalStorage:
         with _storage_errors("write", path):
             replace_file(self._full(path), content)
 
+    def check_writable(self) -> None:
+        """See ``Storage.check_writable``."""
+        with _storage_errors("write to", self.root), written_aside(self._full("probe")):
+            pass
+
     @contextmanager
     def writing(self, path: str) -> Iterator[BinaryIO]:
         """See ``Storage.writing``."""

@@ -23,6 +23,8 @@ class S3Options:
     part_size_bytes: int = 16 * MIB
     requests_at_once: int = 4
     max_tries: int = 10
+    connect_timeout_s: float = 10.0
+    read_timeout_s: float = 60.0
 
     def __post_init__(self) -> None:
         if self.endpoint_url is not None and (problem := endpoint_problem(self.endpoint_url)):
@@ -32,7 +34,7 @@ class S3Options:
 
     def hurried(self) -> "S3Options":
         """The same, for a look that must end soon: what does not answer at once is told at once."""
-        return replace(self, max_tries=2)
+        return replace(self, max_tries=2, connect_timeout_s=1.5, read_timeout_s=2.0)
 
 
 def endpoint_problem(url: str) -> str | None:

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -49,6 +50,14 @@ class S3Storage:
             client_for(self.options).put_object(
                 Bucket=self._bucket, Key=key, Body=content, ContentType=content_type(key)
             )
+
+    def check_writable(self) -> None:
+        """See ``Storage.check_writable``. An upload is begun and taken back: not even a version of it is kept."""
+        key = self._key(f"{OWN_FOLDER}probe-{uuid.uuid4().hex}")
+        with storage_errors("write", "an object", root=self.root, options=self.options):
+            client = client_for(self.options)
+            upload = client.create_multipart_upload(Bucket=self._bucket, Key=key)
+            client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload["UploadId"])
 
     @contextmanager
     def writing(self, path: str) -> Iterator[BinaryIO]:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from curation.errors import StorageError
+from curation.errors import BusyError, StorageError, UnreachableError
 from curation.storage.counts import add_request_counts
 from curation.storage.options import S3Options
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
 
 CALLERS_AT_ONCE = 32  # threads that use storage by themselves, such as those that read records
-CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10, 60
 MISSING = {"NoSuchKey", "NotFound", "404"}
 
 _THROTTLED_CODES = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"}
@@ -70,7 +69,7 @@ def _make_client(options: S3Options) -> "S3Client":
 
     for name in ("boto3", "botocore", "urllib3"):  # at DEBUG they log tokens and what requests are signed with
         logger = logging.getLogger(name)
-        logger.setLevel(max(logger.level, logging.INFO))
+        logger.setLevel(max(logger.getEffectiveLevel(), logging.INFO))
     path_style = options.endpoint_url is not None if options.path_style is None else options.path_style
     client = boto3.Session(profile_name=options.profile_name, region_name=options.region).client(
         "s3",
@@ -79,8 +78,8 @@ def _make_client(options: S3Options) -> "S3Client":
             retries={"mode": "adaptive", "total_max_attempts": options.max_tries},
             s3={"addressing_style": "path" if path_style else "auto"},
             max_pool_connections=4 * options.requests_at_once + CALLERS_AT_ONCE,
-            connect_timeout=CONNECT_TIMEOUT_S,
-            read_timeout=READ_TIMEOUT_S,
+            connect_timeout=options.connect_timeout_s,
+            read_timeout=options.read_timeout_s,
             tcp_keepalive=True,
         ),
     )
@@ -128,6 +127,12 @@ def error_code(error: "ClientError") -> str:
     return str(error.response.get("Error", {}).get("Code", "unknown"))
 
 
+def _may_pass(error: "ClientError") -> bool:
+    """Whether the server was too busy, or ill, at each try."""
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status in _PASSING_STATUS or error_code(error) in _THROTTLED_CODES | _PASSING_CODES
+
+
 def was_retried(error: "ClientError") -> bool:
     """Whether an earlier try of the request may have done what it asked for."""
     return bool(error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0))
@@ -154,16 +159,20 @@ def object_head(options: S3Options, bucket: str, key: str) -> "HeadObjectOutputT
 @contextmanager
 def storage_errors(doing: str, path: str, *, root: str, options: S3Options) -> Iterator[None]:
     """Tell what S3 or the way to it refused, and what to mend. No message holds a credential."""
+    from botocore import exceptions
     from botocore.exceptions import BotoCoreError, ClientError, CredentialRetrievalError
 
     try:
         yield
     except ClientError as error:
-        raise StorageError(f"can't {doing} {path} in {root}: {_refusal(error, root, options)}") from error
+        kind = BusyError if _may_pass(error) else StorageError
+        raise kind(f"can't {doing} {path} in {root}: {_refusal(error, root, options)}") from error
     except CredentialRetrievalError:  # its text is what the site's own program printed, whatever that is
         raise StorageError(f"can't {doing} {path} in {root}: {_no_credentials(options)}") from None
     except BotoCoreError as error:
-        raise StorageError(f"can't {doing} {path} in {root}: {_failure(error, options)}") from error
+        no_answer = isinstance(error, exceptions.ConnectionError | exceptions.HTTPClientError)
+        kind = UnreachableError if no_answer else StorageError
+        raise kind(f"can't {doing} {path} in {root}: {_failure(error, options)}") from error
 
 
 def _refusal(error: "ClientError", root: str, options: S3Options) -> str:

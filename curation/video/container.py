@@ -12,16 +12,19 @@ import av.container
 import av.error
 
 from curation.errors import FailureReason, StorageError, VideoError
+from curation.source_files import Source
+from curation.video.remote import READ_BYTES, remote_stream
 
 _STORAGE_ERRNOS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOLINK, errno.EREMOTEIO, errno.ENODEV}
+_SMALL_READ_BYTES = 2**15  # what FFmpeg asks for at once
 _NO_SUCH_FILE_ERRNOS = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}  # the path's fault
 
 
 @contextmanager
 def opened(
-    source: Path | bytes, *, name: str, options: Mapping[str, str] | None = None
+    source: Source, *, name: str, options: Mapping[str, str] | None = None
 ) -> Iterator[av.container.InputContainer]:
-    """Open a file or bytes as a media container.
+    """Open a file, bytes or an object of storage as a media container.
 
     Args:
         options: of FFmpeg, for the container and for the decoders that look into it while it is opened.
@@ -31,10 +34,25 @@ def opened(
         StorageError: the file system failed, which says nothing about the video.
     """
     check_there(source, name=name)
-    try:
+    if isinstance(source, Path):
         # absolute: "12:30.mp4" or "concat:a.mp4" alone would name a protocol
-        file = str(source.absolute()) if isinstance(source, Path) else io.BytesIO(source)
-        container = av.open(file, mode="r", options=dict(options or {}))
+        with _opened(str(source.absolute()), name=name, options=options) as container:
+            yield container
+        return
+    num_bytes = _SMALL_READ_BYTES if isinstance(source, bytes) else READ_BYTES
+    with (
+        _bytes_of(source, name=name) as file,
+        _opened(file, name=name, options=options, read_bytes=num_bytes) as container,
+    ):
+        yield container
+
+
+@contextmanager
+def _opened(
+    file: str | BinaryIO, *, name: str, options: Mapping[str, str] | None, read_bytes: int = _SMALL_READ_BYTES
+) -> Iterator[av.container.InputContainer]:
+    try:
+        container = av.open(file, mode="r", options=dict(options or {}), buffer_size=read_bytes)
     except av.error.MemoryError as error:  # also FFmpeg's word for what is beyond its own bounds
         message = f"{name}: can't open it as media: over 1000 streams, or tables that do not fit into memory"
         raise VideoError(FailureReason.LIMITS, message) from error
@@ -44,7 +62,30 @@ def opened(
         yield container
 
 
-def check_there(source: Path | bytes, *, name: str) -> None:
+@contextmanager
+def _bytes_of(source: Source, *, name: str) -> Iterator[BinaryIO]:
+    """The bytes of a source. Raises VideoError (NOT_FOUND) for an object that is not there, OSError for a file."""
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            yield file
+    elif isinstance(source, bytes):
+        yield io.BytesIO(source)
+    else:
+        with remote_stream(source, name=name) as stream:
+            yield stream
+
+
+def size_of(source: Source, *, name: str) -> int:
+    """Bytes; 0 where there is no such file. Raises as ``opened``."""
+    if isinstance(source, Path):
+        return source.stat().st_size if source.is_file() else 0
+    if isinstance(source, bytes):
+        return len(source)
+    with remote_stream(source, name=name) as stream:
+        return stream.seek(0, io.SEEK_END)
+
+
+def check_there(source: Source, *, name: str) -> None:
     """Raise what is wrong with a source that FFmpeg would describe poorly: missing, a folder, empty."""
     if isinstance(source, Path):
         try:
@@ -56,7 +97,7 @@ def check_there(source: Path | bytes, *, name: str) -> None:
         if not is_file:
             raise VideoError(FailureReason.UNREADABLE, f"{name}: not a regular file: {source}")
     else:
-        num_bytes = len(source)
+        num_bytes = size_of(source, name=name)
     if num_bytes == 0:
         raise VideoError(FailureReason.EMPTY_FILE, f"{name}: the file has 0 bytes")
 
@@ -72,7 +113,7 @@ def as_video_error(error: Exception, *, name: str, reason: FailureReason, doing:
     return VideoError(reason, f"{name}: can't {doing}: {detail}")
 
 
-def missing_bytes(source: Path | bytes) -> int:
+def missing_bytes(source: Source, *, name: str = "source") -> int:
     """How many bytes a container claims beyond the end of the file; 0 when it is whole or says nothing.
 
     ISO media (mp4, mov), Matroska and AVI state the sizes of their outer boxes; MPEG streams state nothing.
@@ -80,7 +121,7 @@ def missing_bytes(source: Path | bytes) -> int:
     Source:
         ISO/IEC 14496-12 section 4.2 (boxes), RFC 8794 sections 4-6 (EBML), the RIFF header of AVI.
     """
-    with open(source, "rb") if isinstance(source, Path) else io.BytesIO(source) as file:
+    with _bytes_of(source, name=name) as file:
         num_bytes = file.seek(0, io.SEEK_END)
         file.seek(0)
         head = file.read(12)

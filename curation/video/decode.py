@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import av
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from curation.errors import FailureReason
 from curation.model import DecodeCount
+from curation.source_files import Source
 from curation.source_profile import SourceProfile
 from curation.timeline import FrameTimeline
 from curation.video.clean_start import CleanStart
@@ -30,7 +30,7 @@ SeeFrame = Callable[[av.VideoFrame], object]
 
 
 def decode_frames(
-    source: Path | bytes,
+    source: Source,
     profile: SourceProfile,
     timeline: FrameTimeline,
     *,
@@ -71,7 +71,7 @@ def decode_frames(
 
 
 def demuxed(
-    source: Path | bytes,
+    source: Source,
     profile: SourceProfile,
     *,
     name: str,

@@ -4,7 +4,6 @@ Headers lie about counts and durations, so the packets are read through once (no
 """
 
 import math
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,9 +20,10 @@ from numpy.typing import NDArray
 
 from curation.errors import FailureReason, VideoError
 from curation.model import Video, VideoMetadata
+from curation.source_files import RemoteFile, Source
 from curation.source_profile import PictureShape, SourceProfile
 from curation.timeline import FrameTimeline
-from curation.video.container import as_video_error, check_there, missing_bytes, opened
+from curation.video.container import as_video_error, check_there, missing_bytes, opened, size_of
 from curation.video.packet_times import PacketTimes, idr_frames, packet_times, size_changes
 from curation.video.profile import profile_of
 from curation.video.progress import alive
@@ -74,11 +74,11 @@ class ProbedVideo:
 
 
 def probe_file(
-    path: Path, *, name: str, allow_truncated: bool = False, limits: SourceLimits = NO_LIMITS
+    file: Path | RemoteFile, *, name: str, allow_truncated: bool = False, limits: SourceLimits = NO_LIMITS
 ) -> ProbedVideo:
-    """Probe a local file. See ``probe_bytes``."""
-    num_bytes = os.path.getsize(path) if path.is_file() else 0
-    return _probe(path, num_bytes, name=name, allow_truncated=allow_truncated, limits=limits)
+    """Probe a local file, or one that is read where it lies. See ``probe_bytes``."""
+    num_bytes = size_of(file, name=name)
+    return _probe(file, num_bytes, name=name, allow_truncated=allow_truncated, limits=limits)
 
 
 def probe_bytes(
@@ -92,9 +92,7 @@ def probe_bytes(
     return _probe(source, len(source), name=name, allow_truncated=allow_truncated, limits=limits)
 
 
-def _probe(
-    source: Path | bytes, num_bytes: int, *, name: str, allow_truncated: bool, limits: SourceLimits
-) -> ProbedVideo:
+def _probe(source: Source, num_bytes: int, *, name: str, allow_truncated: bool, limits: SourceLimits) -> ProbedVideo:
     if not allow_truncated:
         _check_whole(source, num_bytes, name=name)
     with opened(source, name=name, options=limits.for_decoders) as container:
@@ -120,11 +118,11 @@ def _claimed_s(container: av.container.InputContainer, timeline: FrameTimeline) 
     return start + container.duration / av.time_base - float(int(timeline.ticks[0]) * timeline.time_base)
 
 
-def _check_whole(source: Path | bytes, num_bytes: int, *, name: str) -> None:
+def _check_whole(source: Source, num_bytes: int, *, name: str) -> None:
     """Comes before anything is decoded: that the file is cut off is the cause, that a frame is missing its effect."""
     check_there(source, name=name)
     try:
-        lost = missing_bytes(source)
+        lost = missing_bytes(source, name=name)
     except OSError as error:
         raise as_video_error(error, name=name, reason=FailureReason.UNREADABLE, doing="read") from error
     if lost:
@@ -161,9 +159,7 @@ def _check_streams(container: av.container.InputContainer, limits: SourceLimits,
         raise VideoError(FailureReason.LIMITS, message)
 
 
-def _check_pixels(
-    source: Path | bytes, stream: av.video.stream.VideoStream, limits: SourceLimits, *, name: str
-) -> None:
+def _check_pixels(source: Source, stream: av.video.stream.VideoStream, limits: SourceLimits, *, name: str) -> None:
     """Comes before the first frame is decoded."""
     context = _decoder_of(stream, name=name)
     width, height = context.width, context.height
@@ -178,7 +174,7 @@ def _check_size(width: int, height: int, limits: SourceLimits, *, name: str) -> 
         raise VideoError(FailureReason.LIMITS, message)
 
 
-def _declared_size(source: Path | bytes, index: int, *, name: str) -> tuple[int, int]:
+def _declared_size(source: Source, index: int, *, name: str) -> tuple[int, int]:
     """What the container says of a stream's width and height, asking no decoder; 0 where it says nothing."""
     with opened(source, name=name, options={"codec_whitelist": "none"}) as container:
         sizes = {each.index: (each.codec_context.width, each.codec_context.height) for each in container.streams.video}
@@ -298,16 +294,32 @@ def _metadata(
     )
 
 
+def source_of(video: Video) -> Source:
+    """Where a video's bytes are: in memory, where somebody put them there, else where they were brought, else its file.
+
+    Raises:
+        VideoError: NOT_FOUND, for a URI whose bytes nobody brought.
+    """
+    if video.source_bytes is not None:
+        return video.source_bytes
+    if video.staged is not None:
+        return video.staged
+    if isinstance(video.input_video, Path):
+        return video.input_video
+    raise VideoError(FailureReason.NOT_FOUND, f"{video.id}: {video.input_video} is no file of this machine")
+
+
 def probe_video(video: Video, *, allow_truncated: bool = False, limits: SourceLimits = NO_LIMITS) -> None:
     """Fill ``metadata``, ``profile`` and ``timeline`` from the video's bytes or, where it has none, its file.
 
     Raises:
         VideoError: as ``probe_bytes``.
     """
-    if video.source_bytes is not None:
-        probed = probe_bytes(video.source_bytes, name=video.id, allow_truncated=allow_truncated, limits=limits)
+    source = source_of(video)
+    if isinstance(source, bytes):
+        probed = probe_bytes(source, name=video.id, allow_truncated=allow_truncated, limits=limits)
     else:
-        probed = probe_file(video.input_video, name=video.id, allow_truncated=allow_truncated, limits=limits)
+        probed = probe_file(source, name=video.id, allow_truncated=allow_truncated, limits=limits)
     video.metadata, video.profile, video.timeline = probed.metadata, probed.profile, probed.timeline
     video.is_vfr = probed.timeline.is_vfr
     shown_s = float(probed.timeline.duration)

@@ -1,14 +1,13 @@
 """A video of the pipeline as a source of frames: probed when somebody needs it, every decode counted."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from curation.model import Video
 from curation.source_profile import SourceProfile
 from curation.timeline import FrameTimeline
 from curation.video.clean_start import CleanStart
 from curation.video.decode import MediaFrame, SeeFrame, SeePacket, decode_frames
-from curation.video.probe import probe_video
+from curation.video.probe import probe_video, source_of
 
 
 def decode_video(
@@ -33,11 +32,6 @@ def decode_video(
         see_motion=see_motion,
         begin=begin,
     )
-
-
-def source_of(video: Video) -> Path | bytes:
-    """Where a video's bytes are: in memory when somebody put them there, else in its file."""
-    return video.source_bytes if video.source_bytes is not None else video.input_video
 
 
 def timeline_needed(video: Video) -> FrameTimeline:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from curation import layout
 from curation.model import Clip, VideoTask
 from curation.pipeline import Stage
-from curation.storage import Storage, storage_for
+from curation.storage import S3Options, Writes, WritesAtOnce, storage_for
 from curation.written import WrittenFiles
 
 
@@ -19,9 +19,9 @@ class ClipFilesStage(Stage):
 
     name = "clip_files"
 
-    def __init__(self, output_path: str) -> None:
+    def __init__(self, output_path: str, *, s3: S3Options | None = None) -> None:
         """Where to write: the same place as the writer."""
-        self._storage = storage_for(output_path)
+        self._writes = WritesAtOnce(storage_for(output_path, s3 or S3Options()))
 
     def process(self, task: VideoTask) -> Iterable[VideoTask]:
         """Write what there is of each clip.
@@ -32,12 +32,13 @@ class ClipFilesStage(Stage):
         """
         for clip in (*task.data.clips, *task.data.filtered_clips):
             if clip.buffer is not None:
-                write_files(self._storage, clip)
+                write_files(self._writes, clip)
                 release(clip)
+        self._writes.wait()  # whoever comes after may say that they are there
         yield task
 
 
-def write_files(storage: Storage, clip: Clip) -> WrittenFiles:
+def write_files(storage: Writes, clip: Clip) -> WrittenFiles:
     """Write a clip's mp4 and previews; what is known of them is on the clip, too.
 
     Raises:
@@ -59,7 +60,7 @@ def write_files(storage: Storage, clip: Clip) -> WrittenFiles:
     return clip.written
 
 
-def write_previews(storage: Storage, clip: Clip) -> list[str]:
+def write_previews(storage: Writes, clip: Clip) -> list[str]:
     """Write the previews of a clip; gives their paths."""
     previews = {
         layout.preview(clip.uuid, window.start_frame, window.end_frame): window.webp_bytes

@@ -12,7 +12,7 @@ from curation.documents import to_json
 from curation.errors import Failure, FailureReason, VideoError
 from curation.model import Clip, ClipStats, Video, VideoPart, VideoTask
 from curation.pipeline import Stage
-from curation.storage import storage_for
+from curation.storage import S3Options, WritesAtOnce, storage_for
 from curation.writing.captions import count_captions
 from curation.writing.clip_files import release, write_files, write_previews
 from curation.writing.clip_lines import ClipLine, LineTotals
@@ -62,6 +62,7 @@ class ClipWriterStage(Stage):
         parts_path: str | None = None,
         num_clips_per_chunk: int = 32,
         verbose: bool = False,
+        s3: S3Options | None = None,
     ) -> None:
         """Where and how to write.
 
@@ -72,9 +73,11 @@ class ClipWriterStage(Stage):
             writes_pickles: a file of each vector by itself, too.
             parts_path: where to write what became of parts of videos; None where there are none.
             num_clips_per_chunk: in the lists of a video that came in parts.
+            s3: how ``output_path`` is reached where it is ``s3://bucket/prefix``.
         """
         self._before_record = before_record
-        self._storage = storage_for(output_path)
+        self._storage = storage_for(output_path, s3 or S3Options())
+        self._writes = WritesAtOnce(self._storage)  # of artefacts: lists and records wait for all of them
         self._version = annotation_version
         self._embedding_names, self._writes_pickles = dict(embedding_names), writes_pickles
         self._provenance = dict(provenance or {})
@@ -126,6 +129,8 @@ class ClipWriterStage(Stage):
                 self._write_clips(video, progress)
             except VideoError as error:  # what we encoded can't be read back
                 video.failure = Failure(error.reason, error.message)
+        if video.num_clip_chunks or video.failure is not None:
+            self._writes.wait()
         if video.failure is None and not video.num_clip_chunks:
             yield task
             return
@@ -147,6 +152,7 @@ class ClipWriterStage(Stage):
         if video.clip_chunk_goes_on or video.part is not None:
             return
         document = chunk_document(video.id, video.clip_chunk_index, progress.lines)
+        self._writes.wait()
         self._write(layout.clip_chunk(video.id, video.clip_chunk_index), to_json(document), progress)
         progress.totals.combine(LineTotals.of(progress.lines))
         progress.lines = []
@@ -156,11 +162,11 @@ class ClipWriterStage(Stage):
         captions, match = count_captions([clip]), text_match(clip) if is_kept else None
         earlier, num_before = clip.written.paths if clip.written is not None else (), len(progress.paths)
         if clip.buffer is not None:
-            progress.paths += write_files(self._storage, clip).paths
+            progress.paths += write_files(self._writes, clip).paths
         else:
-            progress.paths += write_previews(self._storage, clip)
+            progress.paths += write_previews(self._writes, clip)
         meta = clip_meta(video, clip, provenance=self._provenance)
-        entry = clip_entry(clip, meta, embeddings=embedding_entry(clip, self._embedding_names))
+        entry = clip_entry(clip, meta, version=self._version, embeddings=embedding_entry(clip, self._embedding_names))
         for name, text in entry.get("embeddings", {}).items() if self._writes_pickles else ():
             self._write(layout.embedding_pickle(name, clip.uuid), pickle.dumps(from_text(text), protocol=5), progress)
         self._write(layout.meta(clip.uuid, self._version), to_json(meta), progress)
@@ -176,11 +182,10 @@ class ClipWriterStage(Stage):
 
     def _write(self, path: str, content: bytes, progress: _Progress) -> None:
         progress.paths.append(path)
-        self._storage.write(path, content)
+        self._writes.write(path, content)
 
     def _delete(self, paths: Iterable[str]) -> None:
-        for path in paths:
-            self._storage.delete(path)
+        self._storage.delete_many(paths)
 
     def _fail(self, video: Video, progress: _Progress) -> bool:
         """Take back what was written, and say why in the record; False when another worker was first.

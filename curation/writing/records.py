@@ -73,9 +73,14 @@ def _why_invalid(clip: Clip) -> str | None:
 
 
 def clip_entry(
-    clip: Clip, meta: Mapping[str, Any], *, embeddings: Mapping[str, str] = MappingProxyType({})
+    clip: Clip, meta: Mapping[str, Any], *, version: str = "v0", embeddings: Mapping[str, str] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """What a chunk says of a clip, so that no meta has to be read for packing, or to collect captions and vectors."""
+    """What a chunk says of a clip: its meta, too, so that none has to be read for packing or to collect captions.
+
+    Args:
+        version: the annotation version of the meta.
+        embeddings: as ``embedding_entry`` gives them.
+    """
     captions = [window_captions(window) for window in clip.windows]
     return {
         "uuid": str(clip.uuid),
@@ -90,6 +95,7 @@ def clip_entry(
         **({"embeddings": dict(embeddings)} if embeddings else {}),  # by folder: base64 of little-endian float32
         "valid": meta["valid"],
         "valid_reason": meta["valid_reason"],
+        "metas": {version: dict(meta)},
     }
 
 

@@ -72,8 +72,12 @@ def built(split_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return output / "v0", build(split_run, output)
 
 
-def chunks_of(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(path.read_bytes()) for path in sorted((run / "processed_clip_chunks").iterdir())]
+def chunks_of(run: Path, *, with_metas: bool = False) -> list[dict[str, Any]]:
+    """The lists of clips. Without their metas these are read from the run, as those of other annotation versions."""
+    chunks = [json.loads(path.read_bytes()) for path in sorted((run / "processed_clip_chunks").iterdir())]
+    for entry in (entry for chunk in chunks for entry in chunk["clips"] if not with_metas):
+        del entry["metas"]
+    return chunks
 
 
 def build(run: Path, output: Path, settings: DatasetSettings = SETTINGS) -> DatasetReport:
@@ -291,6 +295,23 @@ def test_a_rebuild_from_another_order_has_the_same_bytes(
     storage = LocalStorage(str(tmp_path))
     build_dataset(iter(chunks), clips=LocalStorage(str(split_run)), output=storage, settings=SETTINGS)
     assert files_in(tmp_path / "v0") == files_in(built[0])
+
+
+def test_metas_in_the_lists_are_those_in_the_run(
+    run_copy: Path, built: tuple[Path, DatasetReport], tmp_path: Path
+) -> None:
+    """With them no file of a meta is read, and the dataset is the same; those of another version are read."""
+    (run_copy / "metas/v0").rename(run_copy / "metas/v1")
+    clips, output, chunks = (
+        LocalStorage(str(run_copy)),
+        LocalStorage(str(tmp_path)),
+        chunks_of(run_copy, with_metas=True),
+    )
+    build_dataset(chunks, clips=clips, output=output, settings=SETTINGS)
+    assert files_in(tmp_path / "v0") == files_in(built[0])
+    other = replace(SETTINGS, annotation_version="v1")
+    report = build_dataset(chunks, clips=clips, output=output, settings=other)
+    assert report.num_packed == built[1].num_packed
 
 
 def test_a_rebuild_in_place_changes_nothing(split_run: Path, tmp_path: Path) -> None:

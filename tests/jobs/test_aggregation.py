@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from fractions import Fraction
@@ -17,6 +18,7 @@ from curation.model import ClipStats, Video
 from curation.writing.records import record_document
 from jobs import exits
 from jobs.aggregation import aggregate
+from jobs.aggregation_lease import aggregation_lease
 from jobs.ledger import Lease
 from jobs.manifest import ManifestVideo, write_manifest
 from jobs.planner import PlannedVideo, Shard
@@ -101,6 +103,22 @@ def stats_by_hand(out: Path) -> dict[str, float]:
         "total_clip_duration": float(sum(spans)),
         "max_clip_duration": float(max(spans)),
     }
+
+
+def test_of_two_aggregations_one_waits_for_the_other(tmp_path: Path) -> None:
+    run = run_by_hand(tmp_path, ["a"])
+    other = Lease(aggregation_lease(run), timeout_s=2.0)
+    assert other.acquire()
+    codes: list[int] = []
+    waiting = threading.Thread(target=lambda: codes.append(aggregate(run)))
+    waiting.start()
+    waiting.join(timeout=1.0)
+    assert waiting.is_alive()
+    assert not run.report_path.exists()
+    other.release()
+    waiting.join()
+    assert codes == [exits.INCOMPLETE]
+    assert not aggregation_lease(run).exists()
 
 
 def test_totals_are_what_counting_the_outputs_gives(worked: tuple[Path, RunDir], raw: Path) -> None:

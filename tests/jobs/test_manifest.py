@@ -530,7 +530,7 @@ def test_problems_of_a_csv_stand_at_their_lines(tmp_path: Path, content: str, pr
 @pytest.mark.parametrize(
     ("source", "problem"),
     [
-        pytest.param("s3://lake/raw", "manifest: 's3://lake/raw': only local paths are supported", id="a URI"),
+        pytest.param("gs://lake/raw", "input_video_path: no storage for 'gs://lake/raw'", id="another kind of storage"),
         pytest.param("gone.txt", "manifest: 'gone.txt': No such file or directory", id="a list that is not there"),
         pytest.param("gone", "manifest: 'gone': No such file or directory", id="a folder that is not there"),
         pytest.param("m.xlsx", "expected a folder or a .txt, .json, .jsonl or .csv file", id="another kind of file"),

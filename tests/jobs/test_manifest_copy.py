@@ -270,7 +270,8 @@ def test_of_many_videos_with_sizes_only_some_are_looked_at(tmp_path: Path) -> No
 def test_pieces_are_whole_lines_and_cover_the_file(tmp_path: Path, tiny_pieces: None) -> None:
     path = tmp_path / "m.txt"
     path.write_bytes(b"a\n" + b"b" * 100 + b"\n\n" + b"c" * 50)
-    pieces = list(manifest_copy._Source.of(str(path), None, ()).pieces())
+    with manifest_copy._opened(str(path), None, (), None) as source:
+        pieces = list(source.pieces())
     assert (pieces[0][0], pieces[-1][1]) == (0, path.stat().st_size)
     assert all(a[1] == b[0] for a, b in pairwise(pieces))
     assert all(path.read_bytes()[end - 1 : end] == b"\n" for _, end in pieces[:-1])

@@ -70,6 +70,11 @@ class Proxy:
         with self._lock:
             self._faults += [(when, fault)] * times
 
+    def heal(self) -> None:
+        """Nothing goes wrong any more."""
+        with self._lock:
+            self._faults.clear()
+
     @property
     def is_all_done(self) -> bool:
         """Whether all faults have happened."""

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +16,7 @@ from curation.errors import Failure, FailureReason, StorageError, VideoError
 from curation.model import Clip, Rejection, Video, VideoTask, Window
 from curation.pipeline import Stage, apply_stage
 from curation.preview.preview import PreviewStage
+from curation.storage import WritesAtOnce
 from curation.storage.local import LocalStorage
 from curation.writing.clip_writer import ClipWriterStage
 from tests.splitting import one_clip, splitting, task_of
@@ -211,30 +213,49 @@ def test_a_second_run_does_not_replace_the_record(
     assert "event=already_recorded video=v.mp4" in caplog.text
 
 
-class RecordWatching(LocalStorage):
-    """Notes what is there whenever something is put."""
+class SlowForClips(LocalStorage):
+    """Notes what is there in the order in which it came to be; clips take longer than all else."""
 
     def __init__(self, root: str) -> None:
         super().__init__(root)
         self.puts: list[str] = []
 
     def write(self, path: str, content: bytes) -> None:
-        self.puts.append(path)
+        if path.startswith("clips/"):
+            time.sleep(0.2)
         super().write(path, content)
+        self.puts.append(path)
 
     def create(self, path: str, content: bytes) -> bool:
+        is_new = super().create(path, content)
         self.puts.append(path)
-        return super().create(path, content)
+        return is_new
 
 
-def test_the_record_is_written_last(tmp_path: Path, mp4: bytes) -> None:
-    writer, storage = ClipWriterStage(str(tmp_path)), RecordWatching(str(tmp_path))
-    writer._storage = storage
+def writer_to(storage: LocalStorage) -> ClipWriterStage:
+    writer = ClipWriterStage(storage.root)
+    writer._storage, writer._writes = storage, WritesAtOnce(storage)
+    return writer
+
+
+def test_lists_come_after_what_they_name_and_the_record_last(tmp_path: Path, mp4: bytes) -> None:
+    storage = SlowForClips(str(tmp_path))
+    writer = writer_to(storage)
     webp = Window(0, 59, webp_bytes=b"webp")
     first = finished("v", [clip_of(mp4, 1, windows=[webp])], is_last=False)
     written(writer, first, finished("v", [clip_of(mp4, 2)], chunk=1))
     assert storage.puts[-1] == "processed_videos/v.json"
     assert len(storage.puts) == 2 + 2 + 1 + 2 + 1  # clips, metas, preview, chunks, record
+    for chunk in (0, 1):
+        place = storage.puts.index(f"processed_clip_chunks/v_{chunk}.json")
+        assert storage.puts.index(f"clips/{UUID(int=chunk + 1)}.mp4") < place
+
+
+def test_of_a_video_that_fails_nothing_appears_after_it_was_taken_back(tmp_path: Path, mp4: bytes) -> None:
+    damaged = clip_of(b"no video", 2)
+    (task,) = written(writer_to(SlowForClips(str(tmp_path))), finished("v", [clip_of(mp4, 1), damaged]))
+    assert task.data.failure is not None
+    assert list(files_in(tmp_path)) == ["processed_videos/v.json"]
 
 
 def test_before_its_last_chunk_a_video_has_no_record(tmp_path: Path, mp4: bytes) -> None:
