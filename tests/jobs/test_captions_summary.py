@@ -271,11 +271,9 @@ def caption_outputs(out: Path) -> dict[str, str]:
         chunk = json_in(path)
         for clip in chunk["clips"]:
             clip["captions"] = [entry(clip["uuid"], start, end) for start, end in clip["windows"]]
+            for window, caption in zip(clip["metas"]["v0"]["windows"], clip["captions"], strict=True):
+                window.update(caption)
         path.write_text(json.dumps(chunk))
-    for path in (out / "metas/v0").iterdir():
-        meta = json_in(path)
-        meta["windows"] = [w | entry(meta["span_uuid"], w["start_frame"], w["end_frame"]) for w in meta["windows"]]
-        path.write_text(json.dumps(meta))
     for path in (out / "processed_videos").rglob("*.json"):
         path.write_text(json.dumps(json_in(path) | {"captions": {"qwen": {"num_windows": 1}}}))
     return expected

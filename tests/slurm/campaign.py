@@ -209,7 +209,8 @@ def _kill_one(run: RunDir, chance: random.Random) -> list[str]:
     kinds = [kind for kind, pids in found.items() if pids]
     if not kinds:
         return []
-    kind = chance.choices(kinds, [6 if kind == "task" else 2 for kind in kinds])[0]
+    # Slurm takes two minutes to notice that a step daemon is gone
+    kind = chance.choices(kinds, [{"task": 6.0, "decode child": 3.0}.get(kind, 0.2) for kind in kinds])[0]
     try:
         os.kill(chance.choice(sorted(found[kind])), signal.SIGKILL)
     except ProcessLookupError:

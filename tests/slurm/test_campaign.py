@@ -10,7 +10,7 @@ from tests.slurm.conftest import require_slurm
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     require_slurm(accounting=False)
-    return prepare(tmp_path_factory.mktemp("campaign"), num_kills=8, seed=1)
+    return prepare(tmp_path_factory.mktemp("campaign"), num_kills=5, seed=1)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
