@@ -49,19 +49,7 @@ def build_pipeline(
     limits = SourceLimits(**config.limits.model_dump())
     pipeline.add_stage(VideoReaderStage(allow_truncated=config.clips.allow_truncated, limits=limits))
     pipeline.add_stage(_splitter(config))
-    pipeline.add_stage(
-        ClipTranscodingStage(
-            encoder=config.clips.encoder,
-            clip_encoding=config.clips.clip_encoding,
-            preset=config.clips.preset,
-            crf=config.clips.crf,
-            encoder_threads=config.clips.encoder_threads,
-            keep_audio=config.clips.keep_audio,
-            window_size=config.windows.window_size,
-            remainder_threshold=config.windows.remainder_threshold,
-            num_clips_per_chunk=config.clips.num_clips_per_chunk,
-        )
-    )
+    pipeline.add_stage(_transcoder(config))
     for stage in frame_stages(config):
         pipeline.add_stage(stage)
     if config.previews.generate_previews:
@@ -119,6 +107,20 @@ def _splitter(config: RunConfig) -> Stage:
             "skip_static": split.transnetv2_skip_static,
         }
     return stage(**settings, limit_clips=config.limit_clips)
+
+
+def _transcoder(config: RunConfig) -> Stage:
+    return ClipTranscodingStage(
+        encoder=config.clips.encoder,
+        clip_encoding=config.clips.clip_encoding,
+        preset=config.clips.preset,
+        crf=config.clips.crf,
+        encoder_threads=config.clips.encoder_threads,
+        keep_audio=config.clips.keep_audio,
+        window_size=config.windows.window_size,
+        remainder_threshold=config.windows.remainder_threshold,
+        num_clips_per_chunk=config.clips.num_clips_per_chunk,
+    )
 
 
 def provenance(config: RunConfig) -> dict[str, Any]:

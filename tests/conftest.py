@@ -10,7 +10,7 @@ from tests.s3.server import S3Server, require_program
 
 @pytest.fixture(autouse=True)
 def scheduling_is_kept() -> Iterator[None]:
-    """A test that leaves this process a real-time one (see ``kept_scheduling``) would starve all that come after it."""
+    """A test that leaves this process a real-time one (see ``open_encoder``) would starve all that come after it."""
     before = os.sched_getscheduler(0)
     yield
     assert os.sched_getscheduler(0) == before

@@ -24,7 +24,7 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from curation.video.scheduling import kept_scheduling
+from curation.video.scheduling import open_encoder
 
 Picture = NDArray[np.uint8]  # RGB, shape (height, width, 3)
 Box = tuple[float, float, float, float]  # left, top, right, bottom as fractions of the width and the height
@@ -291,8 +291,7 @@ def make_video(
         video.codec_context.thread_count = 2  # the same bytes on any number of cores
         video.codec_context.time_base, video.time_base = tick_s, mux_tick_s
         video.codec_context.sample_aspect_ratio = sample_aspect_ratio or Fraction(0)
-        with kept_scheduling():
-            video.codec_context.open()
+        open_encoder(video.codec_context)
         packets = _delayed(_encode_video(video, frames, times), start_time_s)
         if audio == "clicks":
             packets += _delayed(_encode_clicks(_add_audio(container, path.suffix), end_s), start_time_s)

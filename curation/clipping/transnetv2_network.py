@@ -6,8 +6,6 @@ transition; its weights are kept because the checkpoint has them. :func:`fold_fo
 are nearly all of the cost, for a CPU's caches.
 """
 
-import hashlib
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from curation.clipping.shot_model import WEIGHTS_SHA256
+from curation.clipping.shot_model import TITLE, WEIGHTS_SHA256
+from curation.weights import load_published
 
 _NUM_NEIGHBOURS = 101  # each frame is compared with the 50 before it, itself and the 50 after it
 _NUM_SIMILARITY_FEATURES = 128
@@ -62,23 +61,8 @@ class TransNetV2(nn.Module):
 
 
 def load_transnetv2(weights: Path, device: str) -> TransNetV2:
-    """Load the published checkpoint, ready for inference on ``device``.
-
-    Changes nothing outside the returned network: no seed, no backend flag, no draw from the random generator.
-
-    Raises:
-        ValueError: ``weights`` is not the published file.
-    """
-    content = weights.read_bytes()
-    found_sha256 = hashlib.sha256(content).hexdigest()
-    if found_sha256 != WEIGHTS_SHA256:
-        raise ValueError(f"{weights}: not the TransNetV2 weights: sha256 {found_sha256}, expected {WEIGHTS_SHA256}")
-    with torch.device("meta"):  # random initial weights would cost time and draw from the process's generator
-        network = TransNetV2()
-    # From the bytes that were checked: the file is not opened a second time.
-    state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-    network.load_state_dict(state, strict=True, assign=True)
-    return network.eval().requires_grad_(False)
+    """The published network; see ``load_published``."""
+    return load_published(TransNetV2, weights, title=TITLE, sha256=WEIGHTS_SHA256, device=device)
 
 
 def fold_for_cpu(network: TransNetV2) -> TransNetV2:

@@ -47,8 +47,6 @@ class CosmosEmbed1FrameCreationStage(EmbeddingFrameCreationStage):
             ValueError: unknown variant, or ``target_fps`` is not positive and finite.
         """
         del num_cpus
-        if not 0 < target_fps < float("inf"):
-            raise ValueError(f"need a finite target_fps > 0, got {target_fps}")
         num_frames, height, width = frames_of_checkpoint(model_dir, _model(variant))
         request = EmbeddingFrameRequest(
             key=f"cosmos-embed1-{variant}",

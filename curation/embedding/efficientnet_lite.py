@@ -1,6 +1,5 @@
 """Embeddings by EfficientNet-Lite0: small, open, had as a package; a CPU is enough for it."""
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -11,7 +10,9 @@ from numpy.typing import NDArray
 from curation.embedding.frames import EmbeddingFrameRequest
 from curation.embedding.gpu_batch import is_on_gpu
 from curation.embedding.stages import ClipEmbeddingStage, EmbeddingFrameCreationStage, LoadedModel
+from curation.weights import find_packaged_weights
 
+TITLE: Final = "EfficientNet-Lite0"
 MODEL_NAME: Final = "efficientnet-lite0"
 FOLDER_NAME: Final = "enl0_embd"
 NUM_FEATURES: Final = 1280
@@ -31,17 +32,9 @@ def find_weights(model_dir: str | Path | None, *, package: str = WEIGHTS_PACKAGE
     Raises:
         FileNotFoundError: with the command that mends it.
     """
-    if model_dir is not None:
-        candidates = [Path(model_dir) / WEIGHTS_NAME, Path(model_dir) / MODEL_NAME / WEIGHTS_NAME]
-    else:
-        installed = importlib.util.find_spec(package)
-        folders = installed.submodule_search_locations if installed is not None else None
-        candidates = [Path(folder) / "models" / WEIGHTS_NAME for folder in folders or ()]
-    for path in candidates:
-        if path.is_file():
-            return path
-    looked = f" (looked in {', '.join(map(str, candidates))})" if candidates else ""
-    raise FileNotFoundError(f"EfficientNet-Lite0's weights {WEIGHTS_NAME} are missing{looked}; get them with: {_MEND}")
+    return find_packaged_weights(
+        model_dir, WEIGHTS_NAME, title=TITLE, folder=MODEL_NAME, package=package, inside="models", mend=_MEND
+    )
 
 
 class EfficientNetLiteFrameCreationStage(EmbeddingFrameCreationStage):
@@ -61,8 +54,6 @@ class EfficientNetLiteFrameCreationStage(EmbeddingFrameCreationStage):
         Raises:
             ValueError: ``target_fps`` is not positive and finite.
         """
-        if not 0 < target_fps < float("inf"):
-            raise ValueError(f"need a finite target_fps > 0, got {target_fps}")
         request = EmbeddingFrameRequest(
             key=MODEL_NAME, rate_hz=target_fps, height=_SIDE, width=_SIDE, num_frames=_NUM_FRAMES
         )

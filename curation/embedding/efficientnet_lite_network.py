@@ -4,8 +4,6 @@ What it makes of a picture before it chooses among the 1000 classes of ImageNet 
 names are those of the published checkpoint, so that it loads with ``strict=True``; the classes are there for that, too.
 """
 
-import hashlib
-import io
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import fuse_conv_bn_eval
 
-from curation.embedding.efficientnet_lite import NUM_FEATURES, WEIGHTS_SHA256
+from curation.embedding.efficientnet_lite import NUM_FEATURES, TITLE, WEIGHTS_SHA256
+from curation.weights import load_published
 
 # repeats, kernel, stride of the first, expansion, channels in and out (the paper's table 1 and section 4.1)
 _STAGES: Final = (
@@ -74,25 +73,9 @@ class EfficientNetLite0(nn.Module):
 
 
 def load_efficientnet_lite0(weights: Path, device: str) -> EfficientNetLite0:
-    """Load the published checkpoint, ready for inference on ``device``.
-
-    Changes nothing outside the returned network: no seed, no backend flag, no draw from the random generator.
-
-    Raises:
-        ValueError: ``weights`` is not the published file.
-    """
-    content = weights.read_bytes()
-    found_sha256 = hashlib.sha256(content).hexdigest()
-    if found_sha256 != WEIGHTS_SHA256:
-        raise ValueError(
-            f"{weights}: not EfficientNet-Lite0's weights: sha256 {found_sha256}, expected {WEIGHTS_SHA256}"
-        )
-    with torch.device("meta"):  # random initial weights would cost time and draw from the process's generator
-        network = EfficientNetLite0()
-    # From the bytes that were checked: the file is not opened a second time.
-    state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-    network.load_state_dict(state, strict=True, assign=True)
-    network.eval().requires_grad_(False).fold()
+    """The published network, folded for speed; see ``load_published``."""
+    network = load_published(EfficientNetLite0, weights, title=TITLE, sha256=WEIGHTS_SHA256, device=device)
+    network.fold()
     for parameter in network.parameters():
         if parameter.dim() == 4:  # of a convolution
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -26,6 +26,8 @@ class EmbeddingFrameRequest(FrameRequest):
     num_frames: int
 
     def __post_init__(self) -> None:
+        if not 0 < self.rate_hz < float("inf"):
+            raise ValueError(f"need a finite target_fps > 0, got {self.rate_hz}")
         if self.num_frames < 1:
             raise ValueError(f"a model needs at least one frame, got num_frames={self.num_frames}")
 

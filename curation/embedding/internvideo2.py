@@ -38,8 +38,6 @@ class InternVideo2FrameCreationStage(EmbeddingFrameCreationStage):
             ValueError: ``target_fps`` is not positive and finite.
         """
         del model_dir
-        if not 0 < target_fps < float("inf"):
-            raise ValueError(f"need a finite target_fps > 0, got {target_fps}")
         request = EmbeddingFrameRequest(
             key="internvideo2",
             rate_hz=target_fps,

@@ -1,6 +1,5 @@
 """Reading objects of S3: whole, by ranges, to a file; a body that breaks off is read on from there."""
 
-import io
 import os
 import random
 import time
@@ -19,6 +18,7 @@ from curation.storage.files import written_aside
 from curation.storage.options import MIB, S3Options
 from curation.storage.s3_client import client_for, error_code
 from curation.storage.s3_parts import PartsAtOnce
+from curation.storage.seekable import SeekableReader
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
@@ -134,7 +134,7 @@ def _copy(chunks: Iterator[bytes], file: int, start: int, end: int) -> None:
         raise StorageError(f"expected bytes {start} to {end}, got them up to {position}")
 
 
-class ObjectStream(io.RawIOBase):
+class ObjectStream(SeekableReader):
     """A seekable stream that asks for blocks of the object as they are needed and keeps the last few.
 
     ``errors`` is around each request, so that readers in between see a StorageError and never one of boto3's, which
@@ -144,39 +144,23 @@ class ObjectStream(io.RawIOBase):
     def __init__(self, reader: ObjectReader, errors: Callable[[], AbstractContextManager[None]]) -> None:
         self._reader = reader
         self._errors = errors
-        self._size, self._etag, first, _ = reader.first(BLOCK_BYTES)
+        num_bytes, self._etag, first, _ = reader.first(BLOCK_BYTES)
+        super().__init__(num_bytes)
         self._blocks = OrderedDict({0: b"".join(first)})
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        if base + offset < 0:
-            raise ValueError(f"a stream has no position {base + offset}")
-        self._position = base + offset
-        return self._position
 
     def readinto(self, buffer: Any) -> int:
         """Fills the buffer up to the end of a block."""
-        if self._position >= self._size:
+        if self.position >= self.num_bytes:
             return 0
-        index, offset = divmod(self._position, BLOCK_BYTES)
+        index, offset = divmod(self.position, BLOCK_BYTES)
         found = memoryview(self._block(index))[offset : offset + len(buffer)]
         buffer[: len(found)] = found
-        self._position += len(found)
+        self.position += len(found)
         return len(found)
 
     def _block(self, index: int) -> bytes:
         if index not in self._blocks:
-            end = min((index + 1) * BLOCK_BYTES, self._size)
+            end = min((index + 1) * BLOCK_BYTES, self.num_bytes)
             with self._errors():
                 self._blocks[index] = self._reader.read_range(index * BLOCK_BYTES, end, self._etag)
             if len(self._blocks) > BLOCKS_HELD:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from curation.errors import FailureReason, VideoError
 from curation.source_profile import SourceProfile
 from curation.video.decode import seconds_per_tick
-from curation.video.scheduling import kept_scheduling
+from curation.video.scheduling import open_encoder
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +82,7 @@ def _try_encoder(name: str) -> str | None:
         assert isinstance(context, av.VideoCodecContext)
         context.width, context.height, context.pix_fmt = 256, 256, "yuv420p"
         context.time_base, context.framerate, context.thread_count = Fraction(1, 25), Fraction(25), 1
-        with kept_scheduling():
-            context.open()
+        open_encoder(context)
         packets = []
         for index in range(3):
             frame = av.VideoFrame.from_ndarray(grey, format="yuv420p")
@@ -237,8 +236,7 @@ def add_video_stream(
 def encode_at(stream: av.VideoStream, frame: av.VideoFrame, *, tick: int, is_key: bool) -> "list[av.Packet[Any]]":
     """Encode a frame as shown at ``tick`` of the stream's encoder; the frame itself stays as it was."""
     if not stream.codec_context.is_open:
-        with kept_scheduling():
-            stream.codec_context.open()
+        open_encoder(stream.codec_context)
     kept = frame.pts, frame.time_base, frame.pict_type
     frame.pts, frame.time_base = tick, stream.codec_context.time_base
     frame.pict_type = PictureType.I if is_key else PictureType.NONE

@@ -9,6 +9,7 @@ from typing import BinaryIO, TypeVar
 
 from curation.errors import FailureReason, StorageError, VideoError
 from curation.source_files import RemoteFile
+from curation.storage.seekable import SeekableReader
 from curation.video.progress import alive
 
 READ_BYTES = 2**20  # what FFmpeg asks for at once
@@ -72,48 +73,32 @@ def close_remote() -> None:
         found.close()
 
 
-class RemoteStream(io.RawIOBase):
+class RemoteStream(SeekableReader):
     """A source's bytes for FFmpeg, which takes some errors of reading for the end of the file: ``error`` keeps them."""
 
     def __init__(self, source: RemoteFile) -> None:
         self.name = f"remote.{source.uri.rpartition('/')[2].rpartition('.')[2]}"  # by its end FFmpeg guesses formats
         self.error: StorageError | None = None
         self._file = _open_file(source)
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.num_bytes}[whence]
-        if base + offset < 0:
-            raise ValueError(f"a stream has no position {base + offset}")
-        self._position = base + offset
-        return self._position
+        super().__init__(self._file.num_bytes)
 
     def read(self, size: int = -1) -> bytes:
         """Fewer bytes only at the end."""
         if self.error is not None:
             raise self.error
-        left = max(0, self._file.num_bytes - self._position)
+        left = max(0, self.num_bytes - self.position)
         wanted = left if size < 0 else min(size, left)
         if not wanted:
             return b""
         try:
-            found = self._file.read(self._position, wanted)
+            found = self._file.read(self.position, wanted)
         except StorageError as error:
             self.error = error
             raise
         except FileNotFoundError as error:
             self.error = StorageError(f"{self._file.source.uri} was removed while it was read")
             raise self.error from error
-        self._position += len(found)
+        self.position += len(found)
         return found
 
 

@@ -31,7 +31,7 @@ from curation.video.motion import MotionRequest, MotionTrack, motion_request, sc
 from curation.video.motion_flow import FlowMeter
 from curation.video.motion_vectors import sample_vectors, vectors_of
 from curation.video.probe import probe_bytes
-from curation.video.scheduling import kept_scheduling
+from curation.video.scheduling import open_encoder
 from curation.video.source import decode_video, profile_needed, timeline_needed
 from tests.filtering.nemo_motion import nemo_motion
 from tests.footage import MEDIA, footage
@@ -81,8 +81,7 @@ def moving(path: Path, *, pixels: float, codec: str = "libx264", num_frames: int
         stream.width, stream.height = width, height
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.codec_context.options = {"x264-params": x264} if x264 else {}
-        with kept_scheduling():
-            stream.codec_context.open()
+        open_encoder(stream.codec_context)
         for index in range(num_frames):
             shown = np.roll(world, -round(pixels * index), axis=1)[:, :width]
             packed = np.vstack([shown, np.full((height // 2, width), 128, np.uint8)])

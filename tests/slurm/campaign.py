@@ -158,18 +158,29 @@ def is_held(cluster: SlurmCluster) -> bool:
     return bool(held) and all(reason in held or reason == "Dependency" for reason in reasons)
 
 
-def finish(cluster: SlurmCluster, run: RunDir) -> int:
-    """Resume until the run is complete; gives how often that took. Held tasks are cancelled, as a person would."""
-    num_resumed = 0
-    while True:
-        assert wait_until(lambda: not has_jobs(cluster) or is_held(cluster), timeout_s=PATIENCE_S)
-        if has_jobs(cluster):
+def finish(cluster: SlurmCluster, run: RunDir, meanwhile: Callable[[], None] = lambda: time.sleep(0.5)) -> int:
+    """Resume, as a person would, until the run is complete; gives how often that took.
+
+    Raises:
+        AssertionError: it is not after ``PATIENCE_S``; says what Slurm has.
+    """
+    num_resumed, deadline = 0, time.monotonic() + PATIENCE_S
+    while report_of(run).get("exit_code") != exits.DONE or has_jobs(cluster):
+        assert time.monotonic() < deadline, described(cluster)
+        meanwhile()
+        if is_held(cluster):
             clipmill("cancel", str(run.root))
-            assert wait_until(lambda: not has_jobs(cluster), timeout_s=PATIENCE_S)
-        if report_of(run).get("exit_code") == exits.DONE:
-            return num_resumed
-        clipmill("resume", str(run.root))
-        num_resumed += 1
+            assert wait_until(lambda: not has_jobs(cluster), timeout_s=PATIENCE_S), described(cluster)
+        if not has_jobs(cluster) and report_of(run).get("exit_code") != exits.DONE:
+            clipmill("resume", str(run.root))
+            num_resumed += 1
+    return num_resumed
+
+
+def described(cluster: SlurmCluster) -> str:
+    """What Slurm says of its jobs and nodes, for a failure's message."""
+    log = (cluster.folder / "log" / "slurmctld.log").read_text(errors="replace").splitlines()
+    return "\n".join([cluster.client("squeue", "--long"), cluster.client("sinfo", "--list-reasons"), *log[-40:]])
 
 
 def kills(campaign: Campaign, cluster: SlurmCluster) -> str:
@@ -177,18 +188,17 @@ def kills(campaign: Campaign, cluster: SlurmCluster) -> str:
     chance = random.Random(campaign.seed)
     killed: Counter[str] = Counter()
     num_rounds = num_resumed = 0
+
+    def kill() -> None:
+        time.sleep(chance.uniform(0.0, 1.5))
+        if killed.total() < campaign.num_kills:
+            killed.update(_kill_one(run, chance))
+
     while killed.total() < campaign.num_kills:
         name = f"kills-{num_rounds}"
         run = campaign.run_dir(name)
         clipmill("submit", str(campaign.config(name)))
-        while report_of(run).get("exit_code") != exits.DONE:
-            if not has_jobs(cluster):
-                clipmill("resume", str(run.root))
-                num_resumed += 1
-            time.sleep(chance.uniform(0.0, 1.5))
-            if killed.total() < campaign.num_kills:
-                killed.update(_kill_one(run, chance))
-        num_resumed += finish(cluster, run)
+        num_resumed += finish(cluster, run, kill)
         campaign.compare(name)
         num_rounds += 1
     what = ", ".join(f"{count} of {kind}" for kind, count in sorted(killed.items()))

@@ -2,8 +2,7 @@
 
 import pytest
 
-from tests.slurm.campaign import SCENARIOS, Campaign, prepare
-from tests.slurm.cluster import SlurmCluster
+from tests.slurm.campaign import SCENARIOS, Campaign, on_cluster, prepare
 from tests.slurm.conftest import require_slurm
 
 
@@ -14,5 +13,6 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_outputs_are_those_of_an_undisturbed_run(scenario: str, campaign: Campaign, slurm_env: SlurmCluster) -> None:
-    print(SCENARIOS[scenario](campaign, slurm_env))
+def test_outputs_are_those_of_an_undisturbed_run(scenario: str, campaign: Campaign) -> None:
+    with on_cluster() as cluster:  # its own: what a fault leaves behind is no other scenario's
+        print(SCENARIOS[scenario](campaign, cluster))
