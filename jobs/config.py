@@ -21,24 +21,24 @@ from pydantic import (
 )
 
 from curation.storage import S3Options
-from jobs.settings import (
-    SECRET_INPUT,
-    CaptionSettings,
+from jobs.clip_settings import (
     ClipSettings,
-    DatasetSettings,
-    EmbeddingSettings,
     FilterSettings,
     LimitSettings,
+    PreviewSettings,
+    SplitSettings,
+    WindowSettings,
+)
+from jobs.model_settings import CaptionSettings, EmbeddingSettings, ModelSettings
+from jobs.settings import (
+    SECRET_INPUT,
+    DatasetSettings,
     LocalSettings,
-    ModelSettings,
     NonNegativeInt,
     PlanSettings,
-    PreviewSettings,
     S3Settings,
     Settings,
     SlurmSettings,
-    SplitSettings,
-    WindowSettings,
     WorkerSettings,
 )
 

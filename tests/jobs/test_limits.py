@@ -6,8 +6,8 @@ import pytest
 
 from curation.errors import FailureReason, VideoError
 from curation.video.probe import DEFAULT_LIMITS, SourceLimits
+from jobs.clip_settings import LimitSettings
 from jobs.rundir import RunDir, RunDirError
-from jobs.settings import LimitSettings
 from jobs.stages import build_pipeline
 from tests.local_runs import config_of
 from tests.splitting import task_of

@@ -1,0 +1,1 @@
+"""Which clips show the same as others."""

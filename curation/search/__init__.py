@@ -1,0 +1,1 @@
+"""The clips nearest to a text or to a clip."""

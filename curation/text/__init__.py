@@ -1,0 +1,1 @@
+"""What a text encoder makes of captions."""
