@@ -7,6 +7,8 @@ KEY_PATTERN = r"[A-Za-z0-9_-]+"
 """A webdataset key: a dot would cut it."""
 
 SUMMARY = "summary.json"
+FIRST_VERSION = "v0"
+"""The annotation version that a split run writes."""
 MAX_PREFIX_BYTES = 280
 """Of an output's root in a bucket: a key holds 1,024 bytes, and the longest path below a root has some 740."""
 
@@ -14,6 +16,11 @@ _MAX_NAME_BYTES = 700
 _MAX_SEGMENT_BYTES = 200  # a file name holds 255, and a record has a longer name while it is written aside
 
 WINDOW_FRAMES = 256  # frames in one bucket of the frame-window axis (docs/rules.md, Training dataset)
+
+
+def versioned(path: str, version: str) -> str:
+    """Where a path of an annotation version is: those of v0 are at the output's root, of others in their folders."""
+    return path if version == FIRST_VERSION else f"{version}/{path}"
 
 
 def clip(uuid: UUID, *, filtered: bool = False) -> str:
@@ -71,15 +78,31 @@ def clip_chunk(video_id: str, chunk: int) -> str:
     return f"processed_clip_chunks/{_name(video_id)}_{chunk}.json"
 
 
+def t5_vectors(video_id: str, chunk: int, version: str) -> str:
+    """The T5 vectors of all captions of one chunk of a video's clips."""
+    return f"t5_xxl/{version}/{_name(video_id)}_{chunk}.npy"
+
+
 def sample_key(uuid: str, start_frame: int, end_frame: int) -> str:
     """The key of a training sample: one caption window of one clip; ``end_frame`` is inclusive."""
     return f"{uuid}_{start_frame}_{end_frame}"
 
 
-def bucket(resolution: str, aspect_ratio: str, start_frame: int) -> str:
-    """The folder of a bucket: resolution x aspect ratio x frame window."""
+def bucket(resolution: str, aspect_ratio: str, length: str, *, split: str | None = None) -> str:
+    """The folder of a bucket; ``length`` is that of its frame window, or its bin of durations."""
+    folder = f"resolution_{resolution}/aspect_ratio_{aspect_ratio}/{length}"
+    return f"{split}/{folder}" if split else folder
+
+
+def frame_window(start_frame: int) -> str:
+    """The name of the frame window that a caption window beginning with ``start_frame`` belongs to."""
     first = start_frame // WINDOW_FRAMES * WINDOW_FRAMES
-    return f"resolution_{resolution}/aspect_ratio_{aspect_ratio}/frames_{first}_{first + WINDOW_FRAMES - 1}"
+    return f"frames_{first}_{first + WINDOW_FRAMES - 1}"
+
+
+def duration_bin(start_s: float, end_s: float | None) -> str:
+    """The name of one bin of the duration axis; None: it has no end."""
+    return f"duration_{start_s:g}_{'inf' if end_s is None else f'{end_s:g}'}"
 
 
 def tar(tree: str, index: int, *, max_tars_per_part: int) -> str:

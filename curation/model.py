@@ -71,6 +71,8 @@ class _Window:
     webp_bytes: bytes | None = None
 
     caption_outcomes: dict[str, CaptionOutcome] = field(default_factory=dict)  # by key of caption or enhanced caption
+    t5_xxl_embedding: NDArray[np.float16] | None = None  # of the caption that is trained on: a row for each token
+    t5_xxl_truncated: bool = False  # whether that caption had more tokens than the encoder took
 
     @property
     def span(self) -> FrameSpan:
@@ -92,6 +94,7 @@ class _Window:
             self.caption,
             self.enhanced_caption,
             self.webp_bytes,
+            self.t5_xxl_embedding,
         )
 
 
@@ -130,6 +133,7 @@ class Clip:
     written: WrittenFiles | None = None
     efficientnet_lite0_frames: NDArray[np.uint8] | None = None
     efficientnet_lite0_embedding: NDArray[np.float32] | None = None
+    earlier: Mapping[str, Any] | None = None  # what the list of an earlier annotation version says of it
 
     def extract_metadata(self) -> dict[str, Any] | None:
         """Width, height, framerate, num_frames, video_codec and num_bytes of the clip's own mp4.
@@ -291,6 +295,7 @@ class Video:
     decode_count: DecodeCount = field(default_factory=DecodeCount)
     part: VideoPart | None = None  # of which the clips are; None: of the whole video
     staged: Path | RemoteFile | None = None  # where the bytes of a URI are to be read
+    earlier: Mapping[str, Any] | None = None  # its record in an earlier annotation version
 
     def __post_init__(self) -> None:
         if not (isinstance(self.input_video, str) and is_uri(self.input_video)):

@@ -24,6 +24,8 @@ _EMBEDDERS = {
 EMBEDDING_FRAMES: Mapping[str, str] = {name: f"{stage}FrameCreationStage" for name, stage in _EMBEDDERS.items()}
 EMBEDDERS: Mapping[str, str] = {name: f"{stage}EmbeddingStage" for name, stage in _EMBEDDERS.items()}
 
+TEXT_ENCODERS: Mapping[str, str] = {"google-t5/t5-11b": "curation.text.t5:T5EncodingStage"}
+
 
 def load_stage(registry: Mapping[str, str], name: str) -> Callable[..., Stage]:
     """The class behind a name.

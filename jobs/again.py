@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from curation import layout
-from curation.storage import storage_for
 from curation.storage.files import replace_file, replacing
+from jobs.annotation import output_storage
 from jobs.config import RunConfig
 from jobs.ledger import live_leases
 from jobs.leftovers import list_files
@@ -135,7 +135,7 @@ def set_aside(run: RunDir, config: RunConfig) -> None:
         StorageError: some are still there; the next launch goes on with them.
         RunDirError: a worker is still writing records of old settings.
     """
-    storage = storage_for(config.output_clip_path, config.output_s3)
+    storage = output_storage(config)
     for path in _notes(run):
         if _done_path(path).exists():
             continue

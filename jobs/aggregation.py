@@ -1,6 +1,7 @@
 """After all workers ended, in whatever way: records -> totals, summary, dataset, report.
 
-Completeness is judged from the records alone. Ends with 0 complete, 3 published but incomplete, 4 refused.
+Completeness is judged from the records alone. Ends with 0 complete, 3 published but incomplete, 4 refused. Where the
+dataset is packed by tasks of their own, it is only planned here, and ``jobs.packing`` goes on.
 """
 
 import argparse
@@ -8,143 +9,107 @@ import json
 import logging
 import sys
 import tempfile
-from array import array
-from collections import Counter, deque
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 import curation
 from curation import layout
-from curation.dataset import DatasetSettings, build_dataset
-from curation.errors import StorageError
-from curation.model import ClipStats
-from curation.storage import Storage, read_ahead, request_counts, storage_for
-from curation.writing.captions import CaptionTotals, add_captions, totals_document, totals_of
+from curation.dataset import DatasetPlan
+from curation.registry import EMBEDDERS
+from curation.storage import Storage, read_ahead, request_counts
 from jobs.aggregation_lease import only_aggregation
+from jobs.annotation import clips_storage, made_version, output_storage
 from jobs.captions import caption_report, captions_collected
+from jobs.chunk_lists import chunk_documents
 from jobs.config import RunConfig
+from jobs.dataset_job import dataset_document, dataset_job
 from jobs.embeddings import embeddings_collected
 from jobs.exits import DONE, FAILED, INCOMPLETE, REFUSED
 from jobs.history import History, note_found, read_history
 from jobs.ledger import live_leases
 from jobs.manifest import ManifestVideo
+from jobs.packing_plan import PackingPlan, forget_packed, live_packers
 from jobs.preflight import use_scratch
 from jobs.rundir import RunDir, write_json
+from jobs.totals import RefusedError, Totals, summary_document, video_entry
 from jobs.worker import configure_logging
 
 logger = logging.getLogger(__name__)
 
 _READERS = 16  # records are small: reading them is waiting, mostly
 _RECORDS_AT_ONCE = 64 * _READERS
-_CHUNKS_AT_ONCE = 2 * _READERS
-_SHOWN = 1000  # names listed in the report of a class of failure; the counts are always whole
 
 
-class RefusedError(RuntimeError):
-    """Publishing would state something wrong."""
-
-
-@dataclass
-class Totals:
-    """What the records add up to."""
-
-    num_videos: int = 0
-    num_done: int = 0
-    num_failed: int = 0
-    num_missing: int = 0
-    num_filtered: int = 0
-    source_bytes: int = 0
-    source_s: float = 0.0
-    num_source_frames: int = 0
-    num_decoded_frames: int = 0
-    stats: ClipStats = field(default_factory=ClipStats)
-    captions: dict[str, CaptionTotals] = field(default_factory=dict)
-    text_matches: Counter[str] = field(default_factory=Counter)
-    embedding_algorithm: str | None = None
-    provenance: Mapping[str, Any] = field(default_factory=dict)  # of the first record; those of a run are alike
-    failures: Counter[str] = field(default_factory=Counter)
-    failed: list[dict[str, str]] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    num_chunks: "array[int]" = field(default_factory=lambda: array("I"))  # of each video of the manifest, in its order
-
-    def add(self, entry: ManifestVideo, record: dict[str, Any] | None) -> None:
-        """Count one video of the manifest."""
-        self.num_videos += 1
-        has_chunks = record is not None and record["status"] == "done"
-        self.num_chunks.append(record["num_clip_chunks"] if record and has_chunks else 0)
-        if record is None:
-            self.num_missing += 1
-            self.missing += [entry.id] if len(self.missing) < _SHOWN else []
-            return
-        if record["status"] == "failed":
-            self.num_failed += 1
-            self.failures[record["failure"]["reason"]] += 1
-            if self.failures[record["failure"]["reason"]] <= _SHOWN:
-                self.failed.append({"video_id": entry.id, **record["failure"]})
-            return
-        self.num_done += 1
-        self.source_bytes += record["size"] or 0
-        self.source_s += record["duration"] or 0.0
-        self.num_source_frames += record["num_frames"] or 0
-        self.num_decoded_frames += record["num_decoded_frames"]
-        self.stats.combine(ClipStats(**record["clip_stats"]))
-        add_captions(self.captions, totals_of(record))
-        self.text_matches.update(record["text_matches"])
-        self.provenance = self.provenance or record["provenance"]
-
-    def check(self, num_planned: int) -> None:
-        """Raise RefusedError unless every planned video is counted once."""
-        counted = self.num_done + self.num_failed + self.num_missing
-        if not counted == self.num_videos == num_planned:
-            raise RefusedError(
-                f"the accounts do not add up: {num_planned} videos planned, {self.num_videos} in the manifest, "
-                f"{self.num_done} done + {self.num_failed} failed + {self.num_missing} missing"
-            )
-
-
-def aggregate(run: RunDir) -> int:
+def aggregate(run: RunDir, *, num_pack_tasks: int = 0) -> int:
     """Publish what the records say of a run; gives the exit code.
+
+    Args:
+        num_pack_tasks: the dataset is only planned, for so many tasks of ``jobs.packing``, whose last publishes it and
+            the report; 0: it is packed here.
 
     Raises:
         StorageError: an output could not be read or written.
     """
     config = run.load_config()
     with only_aggregation(run, config):
-        return _aggregate(run, config)
+        return _aggregate(run, config, num_pack_tasks)
 
 
-def _aggregate(run: RunDir, config: RunConfig) -> int:
+def _aggregate(run: RunDir, config: RunConfig, num_pack_tasks: int) -> int:
     try:
         _refuse_while_running(run, config)
+        _begin(run, config)
         history = read_history(run)
         totals = _summarize(run, config, history)
     except RefusedError as error:
         logger.error("event=refused: %s", error)
         write_json(run.report_path, {"exit_code": REFUSED, "refused": str(error)})
         return REFUSED
-    dataset = _publish_clips(run, config, totals)
+    dataset = _publish_clips(run, config, totals, num_pack_tasks)
     code = INCOMPLETE if totals.num_missing else DONE
-    write_json(run.report_path, _report(totals, history, dataset, code))
+    report = _report(totals, history, code)
+    if isinstance(dataset, DatasetPlan):
+        PackingPlan(dataset.plan_id, dataset.num_tasks, report).save(run)
+    else:
+        write_json(run.report_path, report | {"dataset": dataset})
     logger.info(
-        "event=aggregated done=%d failed=%d missing=%d clips=%d code=%d",
+        "event=aggregated done=%d failed=%d missing=%d clips=%d planned_only=%s code=%d",
         totals.num_done,
         totals.num_failed,
         totals.num_missing,
         totals.stats.num_passed,
+        isinstance(dataset, DatasetPlan),
         code,
     )
     return code
 
 
 def _refuse_while_running(run: RunDir, config: RunConfig) -> None:
-    live = live_leases(run, timeout_s=config.worker.lease_timeout_s)
-    if live:
+    if live := live_leases(run, timeout_s=config.worker.lease_timeout_s):
         shards = ", ".join(map(str, islice(live, 10)))
         raise RefusedError(f"{len(live)} shards are being worked on ({shards}): aggregate when they have ended")
+    if live := live_packers(run, config):
+        tasks = ", ".join(map(str, islice(live, 10)))
+        raise RefusedError(f"{len(live)} tasks are packing the dataset ({tasks}): aggregate when they have ended")
+
+
+def _begin(run: RunDir, config: RunConfig) -> None:
+    """Take back what an earlier aggregation left: no report of it is one of this, and no packer begins its plan."""
+    earlier = PackingPlan.load(run)
+    PackingPlan.remove(run)
+    try:
+        _refuse_while_running(run, config)  # a packer that began meanwhile has a lease, or finds no plan
+    except RefusedError:
+        if earlier is not None:
+            earlier.save(run)
+        raise
+    forget_packed(run)
+    run.report_path.unlink(missing_ok=True)
 
 
 def records(run: RunDir, storage: Storage) -> Iterator[tuple[ManifestVideo, dict[str, Any] | None]]:
@@ -162,7 +127,7 @@ def records(run: RunDir, storage: Storage) -> Iterator[tuple[ManifestVideo, dict
 
 def _summarize(run: RunDir, config: RunConfig, history: History) -> Totals:
     """Count everything and write ``summary.json``; entries of videos go through a file, not through memory."""
-    storage = storage_for(config.output_clip_path, config.output_s3)
+    storage = output_storage(config)
     totals = Totals(embedding_algorithm=_embedding_algorithm(config))
     found: list[tuple[str, dict[str, Any]]] = []
     with tempfile.TemporaryFile("w+", encoding="utf-8") as entries:
@@ -171,10 +136,12 @@ def _summarize(run: RunDir, config: RunConfig, history: History) -> Totals:
             if record is not None and entry.id not in history.ended:
                 found.append((entry.id, record))
             separator = ",\n" if totals.num_videos > 1 else ""
-            entries.write(f"{separator}  {json.dumps(entry.id)}: {json.dumps(_video_entry(record))}")
+            entries.write(f"{separator}  {json.dumps(entry.id)}: {json.dumps(video_entry(record))}")
+        if totals.embedding_algorithm is None and totals.stats.num_with_embeddings:
+            totals.embedding_algorithm = _carried_algorithm(totals.provenance)
         totals.check(sum(shard.num_videos for shard in run.shards(1)))
         entries.seek(0)
-        _write_summary(storage, _summary(totals, history), entries)
+        _write_summary(storage, summary_document(totals, history), entries)
     note_found(run, found)
     return totals
 
@@ -187,111 +154,47 @@ def _write_summary(storage: Storage, head: dict[str, Any], entries: IO[str]) -> 
         file.write(b"\n }\n}\n")
 
 
-def _video_entry(record: dict[str, Any] | None) -> dict[str, Any]:
-    if record is None:
-        return {"status": "missing"}
-    if record["status"] == "failed":
-        return {"status": "failed", "failure": record["failure"]}
-    return {
-        "status": "done",
-        "source_video": record["video"],
-        "duration": record["duration"],
-        "num_total_clips": record["num_total_clips"],
-        "num_clip_chunks": record["num_clip_chunks"],
-        **record["clip_stats"],
-    }
-
-
 def _embedding_algorithm(config: RunConfig) -> str | None:
     return config.embeddings.embedding_algorithm if config.embeddings.generate_embeddings else None
 
 
-def _summary(totals: Totals, history: History) -> dict[str, Any]:
-    """The totals under the names that Cosmos-Curate gives them."""
-    stats = totals.stats
-    return {
-        "num_input_videos": totals.num_videos,
-        "num_processed_videos": totals.num_done,
-        "num_failed_videos": totals.num_failed,
-        "num_missing_videos": totals.num_missing,
-        "total_video_duration": totals.source_s,
-        "total_clip_duration": stats.total_clip_duration,
-        "max_clip_duration": stats.max_clip_duration,
-        "pipeline_run_time": round(history.run_time_s / 60, 3),
-        "total_video_bytes": totals.source_bytes,
-        "total_num_clips_filtered_by_motion": stats.num_filtered_by_motion,
-        "total_num_clips_filtered_by_aesthetic": stats.num_filtered_by_aesthetic,
-        "total_num_clips_passed": stats.num_passed,
-        "total_num_clips_transcoded": stats.num_transcoded,
-        "total_num_clips_with_embeddings": stats.num_with_embeddings,
-        "total_num_clips_with_caption": stats.num_with_caption,
-        "total_num_clips_with_webp": stats.num_with_webp,
-        "total_prompt_tokens": sum(each.prompt_tokens for each in totals.captions.values()),
-        "total_output_tokens": sum(each.output_tokens for each in totals.captions.values()),
-        "captions": totals_document(totals.captions),
-        "embedding_algorithm": totals.embedding_algorithm,
-    }
+def _carried_algorithm(provenance: Mapping[str, Any]) -> str:
+    """Which model made the vectors that an annotation run carries from the version before."""
+    made = provenance.get("annotations", {}).get("embeddings", provenance)
+    return next(str(name) for name in made["models"] if name in EMBEDDERS)
 
 
-def _publish_clips(run: RunDir, config: RunConfig, totals: Totals) -> dict[str, Any] | None:
+def _publish_clips(
+    run: RunDir, config: RunConfig, totals: Totals, num_pack_tasks: int
+) -> dict[str, Any] | DatasetPlan | None:
     """Go through the lists of clips once, for the captions, the tables of vectors and the dataset."""
-    clips = storage_for(config.output_clip_path, config.output_s3)
-    chunks = _chunks(run, clips, totals.num_chunks)
+    own = output_storage(config)
+    videos = (entry.id for _, entry in run.manifest_entries())
+    chunks = chunk_documents(own, zip(videos, totals.num_chunks, strict=True))
     if totals.captions:
-        chunks = captions_collected(chunks, clips)
+        chunks = captions_collected(chunks, clips_storage(config), version=made_version(config))
     if totals.stats.num_with_embeddings:
-        chunks = embeddings_collected(chunks, clips, provenance=_made_by(config, totals.provenance))
+        chunks = embeddings_collected(chunks, own, provenance=_made_by(totals))
     with closing(chunks):
-        if config.output_dataset_path is not None:
-            return _build_dataset(chunks, config)
+        if (dataset := dataset_job(config)) is not None:
+            if num_pack_tasks:
+                return dataset.plan(chunks, num_tasks=num_pack_tasks)
+            return dataset_document(dataset.build(chunks))
         if totals.captions or totals.stats.num_with_embeddings:
             deque(chunks, maxlen=0)
     return None
 
 
-def _made_by(config: RunConfig, provenance: Mapping[str, Any]) -> dict[str, str]:
+def _made_by(totals: Totals) -> dict[str, str]:
     """What a table of vectors says of how it came to be."""
-    name = config.embeddings.embedding_algorithm
-    return {"embedding_algorithm": name, "model": provenance["models"][name], "config_hash": provenance["config_hash"]}
+    provenance = totals.provenance
+    made = provenance.get("annotations", {}).get("embeddings", provenance)
+    name = totals.embedding_algorithm
+    assert name is not None
+    return {"embedding_algorithm": name, "model": made["models"][name], "config_hash": made["config_hash"]}
 
 
-def _build_dataset(chunks: Iterable[dict[str, Any]], config: RunConfig) -> dict[str, Any]:
-    clips = storage_for(config.output_clip_path, config.output_s3)
-    assert config.output_dataset_path is not None
-    report = build_dataset(
-        chunks,
-        clips=clips,
-        output=storage_for(config.output_dataset_path, config.output_s3),
-        settings=DatasetSettings(**config.dataset.model_dump(), preset=config.clips.preset, crf=config.clips.crf),
-    )
-    return {
-        "num_clips": report.num_clips,
-        "num_windows": report.num_windows,
-        "num_packed": report.num_packed,
-        "num_left_out": report.num_left_out,
-        "num_without_caption": report.num_without_caption,
-    }
-
-
-def _chunks(run: RunDir, storage: Storage, num_chunks: Iterable[int]) -> Generator[dict[str, Any], None, None]:
-    """The clip lists of every video that is done, in the order of the manifest; ``num_chunks`` says how many."""
-
-    def read(path: str) -> dict[str, Any]:
-        try:
-            chunk: dict[str, Any] = json.loads(storage.read(path))
-        except FileNotFoundError as error:
-            raise StorageError(f"{path} is not there; the record of its video says that it is") from error
-        return chunk
-
-    paths = (
-        layout.clip_chunk(entry.id, index)
-        for (_, entry), count in zip(run.manifest_entries(), num_chunks, strict=True)
-        for index in range(count)
-    )
-    yield from read_ahead(read, paths, num_threads=_READERS, at_most=_CHUNKS_AT_ONCE)
-
-
-def _report(totals: Totals, history: History, dataset: dict[str, Any] | None, code: int) -> dict[str, Any]:
+def _report(totals: Totals, history: History, code: int) -> dict[str, Any]:
     return {
         "exit_code": code,
         "code_version": curation.__version__,
@@ -307,7 +210,6 @@ def _report(totals: Totals, history: History, dataset: dict[str, Any] | None, co
         "failures_by_reason": dict(sorted(totals.failures.items())),
         "failed_videos": totals.failed,
         "missing_videos": totals.missing,
-        "dataset": dataset,
         # to S3, of all workers and of this aggregation; those of killed ones are not known
         "requests": {"workers": dict(sorted(history.requests.items())), "aggregation": request_counts()},
         # seconds over all workers: busy, starved (waiting for tasks), blocked (waiting for room behind it)
@@ -315,13 +217,13 @@ def _report(totals: Totals, history: History, dataset: dict[str, Any] | None, co
     }
 
 
-def run_aggregation(run_dir: str) -> int:
-    """Aggregate a run as a job; gives the exit code."""
+def run_aggregation(run_dir: str, num_pack_tasks: int = 0) -> int:
+    """Aggregate a run as a job; gives the exit code. See ``aggregate``."""
     configure_logging()
     try:
         run = RunDir(Path(run_dir))
         use_scratch(run.load_config())  # for what waits in temporary files
-        return aggregate(run)
+        return aggregate(run, num_pack_tasks=num_pack_tasks)
     except Exception:  # the task's last line
         logger.exception("event=aggregation_failed run=%s", run_dir)
         return FAILED
@@ -331,7 +233,9 @@ def main() -> int:
     """The aggregation's command line."""
     parser = argparse.ArgumentParser(prog="python -m jobs.aggregation", description=__doc__.splitlines()[0])
     parser.add_argument("--run", required=True, help="run folder")
-    return run_aggregation(parser.parse_args().run)
+    parser.add_argument("--pack-tasks", type=int, default=0, help="tasks that pack the dataset after this one")
+    arguments = parser.parse_args()
+    return run_aggregation(arguments.run, arguments.pack_tasks)
 
 
 if __name__ == "__main__":

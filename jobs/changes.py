@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.config import CAPTION_RESOURCES, RunConfig
+from jobs.config import RunConfig
+from jobs.model_settings import CAPTION_RESOURCES, T5_RESOURCES
 from jobs.settings import Settings
 
 RUN = "run"  # where it reads and writes: with another value it is another run
@@ -13,11 +14,12 @@ DATASET = "dataset"  # the aggregation makes it, from what is there
 LIMITS = "limits"  # which videos fail as too large
 
 DECIDES: Mapping[str, str] = {
-    **dict.fromkeys(("run_dir", "input_video_path", "manifest", "output_clip_path", "limit"), RUN),
-    **dict.fromkeys(("cluster", "models", "plan", "worker", "local", "slurm"), PLACE),
+    **dict.fromkeys(("run_dir", "annotate", "input_video_path", "manifest", "output_clip_path", "limit"), RUN),
+    **dict.fromkeys(("cluster", "models", "plan", "worker", "local", "slurm", "aggregate"), PLACE),
     **dict.fromkeys(("s3", "input_s3_profile_name", "output_s3_profile_name"), PLACE),
     **dict.fromkeys(("split.transnetv2_model_dir", "embeddings.embedding_gpu_memory_gb"), PLACE),
     **{f"captions.{key}": PLACE for key in CAPTION_RESOURCES},
+    **{f"t5.{key}": PLACE for key in T5_RESOURCES},
     **dict.fromkeys(("dataset", "output_dataset_path"), DATASET),
     "limits": LIMITS,
     "limit_clips": "splitting",
@@ -28,18 +30,20 @@ DECIDES: Mapping[str, str] = {
     "previews": "previews",
     "embeddings": "embeddings",
     "captions": "captions",
+    "t5": "t5",
 }
 """What the settings of a group, or one setting, decide."""
 
 FOLLOWS: Mapping[str, tuple[str, ...]] = {
-    "splitting": ("clips", "filters", "windows", "previews", "embeddings", "captions", "enhancement", DATASET),
-    "clips": ("filters", "windows", "previews", "embeddings", "captions", "enhancement", DATASET),
-    "filters": ("previews", "embeddings", "captions", "enhancement", DATASET),
-    "windows": ("previews", "captions", "enhancement", DATASET),
+    "splitting": ("clips", "filters", "windows", "previews", "embeddings", "captions", "enhancement", "t5", DATASET),
+    "clips": ("filters", "windows", "previews", "embeddings", "captions", "enhancement", "t5", DATASET),
+    "filters": ("previews", "embeddings", "captions", "enhancement", "t5", DATASET),
+    "windows": ("previews", "captions", "enhancement", "t5", DATASET),
     "previews": (DATASET,),
     "embeddings": (DATASET,),
-    "captions": ("enhancement", DATASET),
-    "enhancement": (DATASET,),
+    "captions": ("enhancement", "t5", DATASET),
+    "enhancement": ("t5", DATASET),
+    "t5": (DATASET,),
 }
 """What is made from what, and so is made anew with it."""
 
@@ -132,6 +136,7 @@ def _is_used(stage: str, config: RunConfig) -> bool:
         "embeddings": config.embeddings.generate_embeddings,
         "captions": captions.generate_captions,
         "enhancement": captions.generate_captions and captions.enhance_captions,
+        "t5": config.t5.generate_t5,
         DATASET: config.output_dataset_path is not None,
     }
     return is_on.get(stage, True)

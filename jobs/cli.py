@@ -15,7 +15,12 @@ import curation
 from curation.errors import StorageError
 from jobs import exits
 from jobs.aggregation import aggregate as aggregate_run
+from jobs.annotation import is_annotation
+from jobs.compare_cli import compare
 from jobs.config import ConfigError, RunConfig, load_config, read_config, starter_yaml
+from jobs.dataset_cli import app as dataset_app
+from jobs.dataset_cli import run_pipeline_file
+from jobs.dedup_cli import dedup
 from jobs.doctor import remainders, who_is_at_work
 from jobs.dry_run import dry_run
 from jobs.explain import explain, explain_video
@@ -28,6 +33,7 @@ from jobs.planning import Plan, plan_file
 from jobs.resuming import adopt_settings, note, requested
 from jobs.rundir import RunDir, RunDirError
 from jobs.script_submitter import SUBMIT_SCRIPT, ScriptSubmitter
+from jobs.search_cli import search
 from jobs.status import RunStatus, run_status
 from jobs.submission import StoppedError, SubmissionError
 from jobs.submitters import cancel_run
@@ -40,6 +46,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(models_app)
+app.add_typer(dataset_app)
+app.command()(dedup)
+app.command("search")(search)
+app.command("compare")(compare)
 # no markup and no emoji: brackets and colons in paths and messages are what they are
 out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -70,7 +80,9 @@ def plan(config_path: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B
 
 @app.command()
 def run(config_path: ConfigPath, overrides: Overrides = [], detach: Detach = False) -> None:  # noqa: B006
-    """Run everything on this machine, whatever the config's cluster is."""
+    """Run everything on this machine, whatever the config's cluster is; or do what the JSON of a pipeline asks for."""
+    if (code := run_pipeline_file(config_path, overrides)) is not None:
+        raise typer.Exit(code)
     _launch(plan_file(config_path, overrides, cluster="local"), detach=detach)
 
 
@@ -98,6 +110,15 @@ def submit(
         out.print(f"attempt {attempt.number} is written as scripts; read them, then: {scripts.folder}/{SUBMIT_SCRIPT}")
     else:
         _launch(planned, detach=detach)
+
+
+@app.command()
+def annotate(config_path: ConfigPath, overrides: Overrides = [], detach: Detach = False) -> None:  # noqa: B006
+    """Describe clips anew that are there (group annotate): captions, previews, embeddings; the clips stay untouched."""
+    found = read_config(config_path, overrides)
+    if found.config is not None and not found.problems and not is_annotation(found.config):
+        raise ConfigError([f"{config_path}: annotate.annotation_version: this key is needed, such as v1"])
+    _launch(plan_file(config_path, overrides), detach=detach)
 
 
 @app.command()
@@ -260,10 +281,10 @@ def _report_attempt(attempt: Attempt, run_dir: RunDir) -> None:
     if attempt.code is not None:
         raise typer.Exit(_report_code(attempt.code, run_dir))
     workers = sorted({job.job_id.partition("_")[0] for job in attempt.jobs if job.shard is not None})
-    last = [job.job_id for job in attempt.jobs if job.shard is None]
+    last = [f"the {job.role} as {job.job_id}" for job in attempt.jobs if job.shard is None]
     out.print(
         f"attempt {attempt.number}: {len(attempt.shards)} workers as {', '.join(workers) or 'none'}, "
-        f"then the aggregation as {', '.join(last)}; follow with: clipmill status {run_dir.root} --watch"
+        f"then {', then '.join(last)}; follow with: clipmill status {run_dir.root} --watch"
     )
 
 
@@ -290,7 +311,10 @@ def _report_code(code: int, run_dir: RunDir) -> int:
                 f"{totals['num_truncated']} truncated, {totals['num_error']} errors, {totals['num_flagged']} flagged; "
                 f"{totals['output_tokens']} output tokens" + (f", {speed:.0f} a second" if speed else "")
             )
-        if dataset := report["dataset"]:
+        dataset = report["dataset"] or {}
+        if missing := dataset.get("missing_tars"):
+            err.print(f"the dataset is not published: {len(missing)} tars or more are not packed, such as {missing[0]}")
+        elif dataset:
             out.print(f"dataset: {dataset['num_packed']} windows packed, {dataset['num_left_out']} left out")
     if code == exits.INCOMPLETE:
         err.print(f"incomplete; go on with: clipmill resume {run_dir.root}")
@@ -310,6 +334,12 @@ def _print_status(found: RunStatus) -> None:
     rate = f"{found.videos_per_hour:.0f} videos/h" if found.videos_per_hour else "no rate yet"
     eta = f", {found.eta_s / 60:.0f} min to go" if found.eta_s and not found.is_complete else ""
     out.print(f"{found.num_clips} clips, {found.clip_s / 3600:.2f} h; {rate}{eta}")
+    if found.packing is not None:
+        packing = found.packing
+        out.print(
+            f"packing the dataset: {packing['num_ended']} of {packing['num_tasks']} tasks have ended, "
+            f"{packing['num_running']} are at work"
+        )
     if found.jobs:
         out.print("Slurm: " + ", ".join(f"{count} {state}" for state, count in sorted(found.jobs.items())))
     elif found.jobs is None and found.num_shards_running == 0 and not found.is_complete:

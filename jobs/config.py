@@ -5,7 +5,6 @@ import difflib
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +28,18 @@ from jobs.clip_settings import (
     SplitSettings,
     WindowSettings,
 )
-from jobs.model_settings import CaptionSettings, EmbeddingSettings, ModelSettings
+from jobs.model_settings import (
+    CAPTION_RESOURCES,
+    T5_RESOURCES,
+    CaptionSettings,
+    EmbeddingSettings,
+    ModelSettings,
+    T5Settings,
+)
 from jobs.settings import (
     SECRET_INPUT,
+    AggregateSettings,
+    AnnotateSettings,
     DatasetSettings,
     LocalSettings,
     NonNegativeInt,
@@ -41,60 +49,8 @@ from jobs.settings import (
     SlurmSettings,
     WorkerSettings,
 )
-
-_INT_TAG, _FLOAT_TAG, _TIME_TAG = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp"))
-_INT = re.compile(r"[-+]?[0-9]+$")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML whose numbers are decimal and whose dates are texts: a wall time of 12:00:00 is that text, not 43200."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in {_INT_TAG, _FLOAT_TAG, _TIME_TAG}]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
-def _decimal(loader: _Loader, node: yaml.ScalarNode) -> int:
-    """Source: YAML 1.2, core schema: 010 is ten, not the eight of YAML 1.1."""
-    return int(loader.construct_scalar(node))
-
-
-_Loader.add_constructor(_INT_TAG, _decimal)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes each text that this module or any other YAML reader would take for something else."""
-
-
-def _text(dumper: _Dumper, value: str) -> yaml.ScalarNode:
-    """Texts with line breaks or control characters are escaped: in other styles U+0085 is read back as a space."""
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=None if value.isprintable() else '"')
-
-
-_Dumper.add_representer(str, _text)
-
-for _yaml in (_Loader, _Dumper):  # YAML 1.2's core schema, which also reads 1e8 as a number
-    _yaml.add_implicit_resolver(_INT_TAG, _INT, list("-+0123456789"))
-    _yaml.add_implicit_resolver(_FLOAT_TAG, _FLOAT, list("-+.0123456789"))
-
-
-CAPTION_RESOURCES = {
-    "captioning_batch_size",
-    "disable_mmcache",
-    "engine",
-    "windows_in_engine",
-    "max_held_gb",
-    "gpu_memory_utilization",
-    "tensor_parallel_size",
-    "engine_stall_timeout_s",
-    "enhance_captions_batch_size",
-    "enhance_captions_gpu",
-    "enhance_captions_gpu_share",
-    "enhance_captions_round_windows",
-}
+from jobs.split_json import is_split_pipeline, split_settings
+from jobs.yaml_text import Dumper, Loader
 
 
 class ConfigError(ValueError):
@@ -109,6 +65,7 @@ class RunConfig(Settings):
     """A run: one config applied to one manifest."""
 
     run_dir: str = Field(description="folder of the run's state, on the file system that the nodes share")
+    annotate: AnnotateSettings = AnnotateSettings()
     input_video_path: str | None = Field(
         None, description="folder, or s3://bucket/prefix, of videos; also the root of relative paths"
     )
@@ -136,8 +93,10 @@ class RunConfig(Settings):
     previews: PreviewSettings = PreviewSettings()
     embeddings: EmbeddingSettings = EmbeddingSettings(generate_embeddings=False)
     captions: CaptionSettings = CaptionSettings(generate_captions=False)
+    t5: T5Settings = T5Settings()
     models: ModelSettings = ModelSettings()
     dataset: DatasetSettings = DatasetSettings()
+    aggregate: AggregateSettings = AggregateSettings()
     plan: PlanSettings = PlanSettings()
     worker: WorkerSettings = WorkerSettings()
     local: LocalSettings = LocalSettings()
@@ -147,8 +106,21 @@ class RunConfig(Settings):
     @field_validator("manifest")
     @classmethod
     def _has_input(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is None and info.data.get("input_video_path", "") is None:
+        is_annotation = info.data.get("annotate", AnnotateSettings()).annotation_version is not None
+        given = value if value is not None else info.data.get("input_video_path", "" if not is_annotation else None)
+        if is_annotation and given is not None:
+            raise ValueError("an annotation run reads the clips in output_clip_path, and no videos")
+        if not is_annotation and given is None:
             raise ValueError("give input_video_path (a folder) or manifest (a list of videos)")
+        return value
+
+    @field_validator("t5")
+    @classmethod
+    def _has_captions(cls, value: T5Settings, info: ValidationInfo) -> T5Settings:
+        captions, annotate = info.data.get("captions"), info.data.get("annotate", AnnotateSettings())
+        is_made_of_nothing = captions is not None and not captions.generate_captions
+        if value.generate_t5 and is_made_of_nothing and annotate.annotation_version is None:
+            raise ValueError("there are no captions to encode: write the group captions, too")
         return value
 
     @property
@@ -164,9 +136,13 @@ class RunConfig(Settings):
     @property
     def content_hash(self) -> str:
         """Names the settings that decide what the output holds; places and resources are not among them."""
-        groups = {"limit_clips", "split", "clips", "windows", "previews"}
+        if self.annotate.annotation_version is None:
+            groups = {"limit_clips", "split", "clips", "windows", "previews"}
+        else:
+            anew = {"windows": self.annotate.rewindow, "previews": self.previews.generate_previews}
+            groups = {name for name, is_used in anew.items() if is_used}
         used = {"captions": self.captions.generate_captions, "embeddings": self.embeddings.generate_embeddings}
-        used["filters"] = self.filters != FilterSettings()
+        used |= {"filters": self.filters != FilterSettings(), "t5": self.t5.generate_t5}
         deciding = self.model_dump(
             include=groups | {name for name, is_used in used.items() if is_used},
             # places, and what only decides how fast it goes
@@ -174,6 +150,7 @@ class RunConfig(Settings):
                 "split": {"transnetv2_model_dir"},
                 "captions": CAPTION_RESOURCES,
                 "embeddings": {"embedding_gpu_memory_gb"},
+                "t5": T5_RESOURCES,
             },
         )
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
@@ -187,11 +164,13 @@ class ReadConfig:
         config: the settings, those with a mistake at their defaults; None where nothing can be made of the file.
         problems: every mistake, with file, line and key.
         mistaken: the known keys, such as ``slurm.partition``, whose value is a mistake or missing.
+        notes: what stands there in vain.
     """
 
     config: RunConfig | None
     problems: list[str]
     mistaken: frozenset[str]
+    notes: Sequence[str] = ()
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -212,22 +191,28 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> ReadConfig:
     """See ``load_config``; with mistakes, what can be known of the rest all the same, for it may have more of them."""
     try:
         text = path.read_text(encoding="utf-8")
-        document = yaml.load(text, Loader=_Loader)
-        keys = list(_keys(yaml.compose(text, Loader=_Loader)))
+        is_json = path.suffix.lower() == ".json"
+        document = json.loads(text) if is_json else yaml.load(text, Loader=Loader)
+        keys = [] if is_json else list(_keys(yaml.compose(text, Loader=Loader)))
     except OSError as error:
         return ReadConfig(None, [f"{path}: {error.strerror}"], frozenset())
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a scalar that is not what its tag says
-        return ReadConfig(None, [f"{path}: not YAML: {error}"], frozenset())
+        return ReadConfig(None, [f"{path}: not {'JSON' if path.suffix == '.json' else 'YAML'}: {error}"], frozenset())
     if not isinstance(document, dict):
         problem = f"{path}: expected keys with values, found {type(document).__name__}"
         return ReadConfig(None, [problem], frozenset())
     # a group whose keys are all commented out is that group with its defaults
     document = {key: {} if value is None and _known_keys([str(key)]) else value for key, value in document.items()}
     places, problems = _places(path, keys)
+    notes: list[str] = []
+    if is_split_pipeline(document):
+        document, problems, notes = split_settings(document, path)
     for override in overrides:
         problems += _override(document, override, places)
+    if isinstance(document.get("annotate"), dict) and document["annotate"].get("annotation_version") is not None:
+        document.setdefault("previews", {"generate_previews": False})  # like all else: only where it is asked for
     try:
-        return ReadConfig(absolute(RunConfig.model_validate(document)), problems, frozenset())
+        return ReadConfig(absolute(RunConfig.model_validate(document)), problems, frozenset(), notes)
     except ValidationError as error:
         problems += [_describe(path, places, dict(problem)) for problem in error.errors()]
     config, mistaken = _without_mistakes(document)
@@ -277,7 +262,8 @@ def absolute(config: RunConfig) -> RunConfig:
     models = config.models.model_copy(
         update={name: _absolute(getattr(config.models, name)) for name in ("model_dir", "copy_weights_to")}
     )
-    groups = {"split": split, "models": models, "captions": config.captions.with_file_read()}
+    dataset = config.dataset.model_copy(update={"duplicates": _absolute(config.dataset.duplicates)})
+    groups = {"split": split, "models": models, "captions": config.captions.with_file_read(), "dataset": dataset}
     return config.model_copy(update={name: _absolute(getattr(config, name)) for name in names} | groups)
 
 
@@ -298,7 +284,7 @@ def _override(document: dict[str, Any], override: str, places: dict[tuple[str, .
             return [f"--set {override}: {parent} is not a group of settings"]
         target = below
     try:
-        target[last] = yaml.load(value, Loader=_Loader)
+        target[last] = yaml.load(value, Loader=Loader)
     except (yaml.YAMLError, ValueError):
         return [f"--set {override}: {value!r} is not a YAML value"]
     places[tuple(path)] = f"--set {override}"
@@ -354,7 +340,7 @@ def _known_keys(location: Sequence[str]) -> list[str]:
 
 def to_yaml(config: RunConfig) -> str:
     """The resolved config, every setting written out."""
-    return str(yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+    return str(yaml.dump(config.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True))
 
 
 def starter_yaml() -> str:

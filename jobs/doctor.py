@@ -8,6 +8,7 @@ from jobs.aggregation_lease import aggregation_lease
 from jobs.config import RunConfig
 from jobs.ledger import is_held, live_leases
 from jobs.local_state import live_executor
+from jobs.packing_plan import live_packers
 from jobs.rundir import RunDir
 
 
@@ -40,6 +41,8 @@ def who_is_at_work(run: RunDir, config: RunConfig) -> str | None:
         return "clipmill itself, on this machine"
     if is_held(aggregation_lease(run), timeout_s=timeout_s):
         return "the aggregation"
+    if live := live_packers(run, config):
+        return f"{len(live)} tasks that pack the dataset"
     return None
 
 

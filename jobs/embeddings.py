@@ -76,9 +76,13 @@ class EmbeddingTable:
             self._flush()
 
     def finish(self) -> None:
-        """Write what is left."""
+        """Write what is left, and remove what an earlier, longer table had beyond it."""
         self._flush()
         self._close_file()
+        beyond = self._num_files
+        while self._storage.exists(path := layout.embedding_table(self._name, beyond)):
+            self._storage.delete(path)
+            beyond += 1
 
     def _flush(self) -> None:
         if not self._ids:

@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 
 from curation import layout
 from curation.errors import FailureReason
-from curation.storage import storage_for
 from jobs.again import notes, read_voids
+from jobs.annotation import output_storage
 from jobs.config import RunConfig
 from jobs.ends import video_ends
 from jobs.ledger import read_events
@@ -134,7 +134,7 @@ def _history(run: RunDir, config: RunConfig, standing: Standing) -> Iterator[str
             yield f"  attempt {attempt}: done again ({again.why}){before}"
     yield from _events(run, standing.video)
     try:
-        record = json.loads(storage_for(config.output_clip_path, config.output_s3).read(layout.record(standing.video)))
+        record = json.loads(output_storage(config).read(layout.record(standing.video)))
     except FileNotFoundError:
         yield "  no record"
         return

@@ -230,15 +230,15 @@ def lease_age_s(path: Path) -> float:
         probe.unlink(missing_ok=True)
 
 
-def live_leases(run: RunDir, *, timeout_s: float) -> dict[int, dict[str, Any]]:
-    """Holder of each shard that somebody is working on now."""
+def live_leases(run: RunDir, *, timeout_s: float, kind: str = "shard") -> dict[int, dict[str, Any]]:
+    """Holder of each shard (or of each part of another ``kind`` of work) that somebody is working on now."""
     live: dict[int, dict[str, Any]] = {}
-    paths = sorted(run.leases_path.glob("shard-*.json"))
+    paths = sorted(run.leases_path.glob(f"{kind}-*.json"))
     now = file_server_time(run.leases_path) if paths else 0.0  # once: with a thousand leases each look counts
     for path in paths:
         found, heartbeat = read_lease(path), _heartbeat(path)
         if found is not None and heartbeat is not None and now - heartbeat <= timeout_s and not is_dead_here(found):
-            live[int(path.stem.removeprefix("shard-"))] = found
+            live[int(path.stem.removeprefix(f"{kind}-"))] = found
     return live
 
 

@@ -9,8 +9,9 @@ from typing import Any
 from uuid import UUID
 
 from curation import layout
-from curation.storage import Storage, storage_for
+from curation.storage import Storage
 from curation.storage.files import replacing
+from jobs.annotation import clips_storage, made_version
 from jobs.config import RunConfig
 from jobs.rundir import RunDir
 
@@ -23,11 +24,12 @@ def list_files(run: RunDir, config: RunConfig, attempt: int) -> None:
     path = _list_path(run, attempt)
     if path.exists():
         return
-    storage = storage_for(config.output_clip_path, config.output_s3)
+    storage, version = clips_storage(config), made_version(config)
     ids = (entry.id for _, entry in run.manifest_entries())
     with replacing(path) as file, ThreadPoolExecutor(_READERS) as pool:
         while batch := list(islice(ids, _AT_ONCE)):
-            for video, files in zip(batch, pool.map(lambda each: _files_of(storage, each), batch), strict=True):
+            found = pool.map(lambda each: _files_of(storage, each, version), batch)
+            for video, files in zip(batch, found, strict=True):
                 if files:
                     file.write(f"{json.dumps({'video': video, 'files': sorted(files)})}\n".encode())
 
@@ -35,10 +37,10 @@ def list_files(run: RunDir, config: RunConfig, attempt: int) -> None:
 def leftovers(run: RunDir) -> Iterator[str]:
     """Paths below ``output_clip_path`` of files that only earlier settings made, of the videos that are done since."""
     config = run.load_config()
-    storage = storage_for(config.output_clip_path, config.output_s3)
+    storage, version = clips_storage(config), made_version(config)
 
     def no_longer(old: Mapping[str, Any]) -> list[str]:
-        now = _files_of(storage, old["video"])
+        now = _files_of(storage, old["video"], version)
         gone = () if now is None else (file for file in old["files"] if file not in now)
         return [file for file in gone if storage.exists(file)]
 
@@ -51,29 +53,32 @@ def leftovers(run: RunDir) -> Iterator[str]:
                     yield from files
 
 
-def _files_of(storage: Storage, video: str) -> set[str] | None:
-    """All files of a video by its record and its lists of clips; None while it has no record."""
+def _files_of(storage: Storage, video: str, version: str) -> set[str] | None:
+    """All files of an annotation version of a video by its record and its lists; None while it has no record."""
     try:
-        record = json.loads(storage.read(layout.record(video)))
+        record = json.loads(storage.read(layout.versioned(layout.record(video), version)))
     except FileNotFoundError:
         return None
     found: set[str] = set()
     for index in range(record["num_clip_chunks"]):
-        path = layout.clip_chunk(video, index)
+        path = layout.versioned(layout.clip_chunk(video, index), version)
         found.add(path)
         chunk = json.loads(storage.read(path))
         for entry in chunk["clips"]:
-            found |= _files_of_clip(entry, is_filtered=False)
+            found |= _files_of_clip(entry, version, is_filtered=False)
         for entry in chunk["filtered_clips"]:
-            found |= _files_of_clip(entry, is_filtered=True)
+            found |= _files_of_clip(entry, version, is_filtered=True)
     return found
 
 
-def _files_of_clip(entry: Mapping[str, Any], *, is_filtered: bool) -> set[str]:
+def _files_of_clip(entry: Mapping[str, Any], version: str, *, is_filtered: bool) -> set[str]:
     uuid = UUID(entry["uuid"])
-    previews = {layout.preview(uuid, start, end) for start, end in entry["windows"]}
-    pickles = {layout.embedding_pickle(name, uuid) for name in entry.get("embeddings", ())}
-    return {layout.clip(uuid, filtered=is_filtered), layout.meta(uuid, "v0"), *previews, *pickles}
+    previews = [layout.preview(uuid, start, end) for start, end in entry["windows"]]
+    pickles = [layout.embedding_pickle(name, uuid) for name in entry.get("embeddings", ())]
+    vectors = {place["path"] for place in entry.get("t5", {}).values()}
+    of_first = {layout.clip(uuid, filtered=is_filtered)} if version == layout.FIRST_VERSION else set()
+    own = {layout.versioned(path, version) for path in (*previews, *pickles)}
+    return of_first | own | {layout.meta(uuid, version)} | {path for path in vectors if f"/{version}/" in f"/{path}"}
 
 
 def _list_path(run: RunDir, attempt: int) -> Path:

@@ -1,4 +1,4 @@
-"""Runs the workers of an attempt on this machine, in slots with GPUs of their own, and then the aggregation."""
+"""Runs the workers of an attempt on this machine, in slots with GPUs of their own, then what makes the dataset."""
 
 import logging
 import os
@@ -17,6 +17,7 @@ from typing import Any
 from jobs.exits import DONE, FAILED, INCOMPLETE
 from jobs.ledger import is_here, read_events, whoami
 from jobs.local_gpus import VISIBLE
+from jobs.local_packing import LocalPackers
 from jobs.local_state import LocalState, end_aggregations, end_process, is_running, kill_group, live_workers
 from jobs.rundir import RunDir
 from jobs.submission import StoppedError
@@ -45,13 +46,22 @@ class LocalExecutor:
         slots: ``CUDA_VISIBLE_DEVICES`` of each slot; None leaves it as it is.
         max_attempts: how often in a row a worker may die without a video that ended, and be started again.
         timeout_s: after so long without a heartbeat a worker of another machine is dead.
+        num_pack_tasks: processes that pack the dataset after the aggregation; 0: that does it itself.
     """
 
     def __init__(
-        self, run: RunDir, attempt: int, slots: Sequence[str | None], *, max_attempts: int, timeout_s: float
+        self,
+        run: RunDir,
+        attempt: int,
+        slots: Sequence[str | None],
+        *,
+        max_attempts: int,
+        timeout_s: float,
+        num_pack_tasks: int = 0,
     ) -> None:
         self._run, self._attempt, self._slots = run, attempt, list(slots)
         self._max_attempts, self._timeout_s = max_attempts, timeout_s
+        self._num_pack_tasks = num_pack_tasks
         self._logs = run.logs_path / f"attempt-{attempt:03d}"
         self._waiting: deque[int] = deque()
         self._running: list[_Worker] = []
@@ -64,7 +74,7 @@ class LocalExecutor:
         self.state = LocalState(whoami(), self._slots)
 
     def work(self, shards: Sequence[int]) -> int:
-        """Run all shards to their ends, then the aggregation; gives its exit code.
+        """Run all shards to their ends, then the aggregation and what packs its dataset; gives the run's exit code.
 
         Raises:
             StoppedError: a signal came; the workers have ended, and the run can be resumed.
@@ -79,7 +89,7 @@ class LocalExecutor:
             except BaseException:
                 self._signal_workers(signal.SIGTERM)
                 raise
-            code = self._aggregate() if not self._num_signals else INCOMPLETE
+            code = self._make_dataset() if not self._num_signals else INCOMPLETE
         self.state.code, self.state.was_stopped = code, bool(self._num_signals)
         self._write_state()
         if self.state.was_stopped:
@@ -163,9 +173,37 @@ class LocalExecutor:
         then = "started again" if is_again else "left to resume"
         logger.warning("event=worker_died shard=%d code=%d: %s; log=%s", worker.shard, code, then, log)
 
-    def _aggregate(self) -> int:
-        log = self._logs / "aggregation.log"
-        process = self._start_module("jobs.aggregation", ["--run", str(self._run.root)], log, None)
+    def _make_dataset(self) -> int:
+        packers = ["--pack-tasks", str(self._num_pack_tasks)] if self._num_pack_tasks else []
+        code = self._run_alone("jobs.aggregation", packers, "aggregation.log")
+        if not self._num_pack_tasks or self._num_signals:
+            return code
+        self._pack()
+        return self._run_alone("jobs.packing", ["--finish"], "finishing.log") if not self._num_signals else INCOMPLETE
+
+    def _pack(self) -> None:
+        def start(task: int) -> subprocess.Popen[bytes]:
+            arguments = ["--run", str(self._run.root), "--task", str(task)]
+            return self._start_module("jobs.packing", arguments, self._logs / f"packing-{task:05d}.log", None)
+
+        packers = LocalPackers(
+            self._num_pack_tasks,
+            num_at_once=len(self._slots),
+            start=start,
+            ended_code=_ended_code,
+            max_attempts=self._max_attempts,
+        )
+        while not packers.is_over:
+            if packers.step():
+                self.state.packers = packers.identities
+                self._write_state()
+            if self._num_signals:
+                packers.kill()
+            time.sleep(_LOOK_EVERY_S)
+
+    def _run_alone(self, module: str, arguments: list[str], log: str) -> int:
+        """Run the aggregation, or what comes after the packers, to its end; gives its code."""
+        process = self._start_module(module, ["--run", str(self._run.root), *arguments], self._logs / log, None)
         self.state.aggregation = whoami(process.pid)
         self._write_state()
         while (code := _ended_code(process)) is None:

@@ -15,16 +15,17 @@ from jobs.rundir import RunDir, write_json
 
 @dataclass
 class LocalState:
-    """``attempts/NNN/local.json``: the executor, the workers that it has now, and how it ended.
+    """``attempts/NNN/local.json``: the executor, the workers and packers that it has now, and how it ended.
 
-    ``running`` has, by shard, the worker's process and its ``slot``. ``code`` is None until the executor has ended by
-    itself; one that was killed leaves it so.
+    ``running`` has, by shard, the worker's process and its ``slot``; ``aggregation`` is also the job after the packers.
+    ``code`` is None until the executor has ended by itself; one that was killed leaves it so.
     """
 
     executor: dict[str, Any]
     slots: list[str | None]
     running: dict[int, dict[str, Any]] = field(default_factory=dict)
     aggregation: dict[str, Any] | None = None
+    packers: list[Mapping[str, Any]] = field(default_factory=list)
     code: int | None = None
     was_stopped: bool = False
 
@@ -104,11 +105,12 @@ def kill_group(pid: int) -> None:
 
 
 def end_aggregations(run: RunDir) -> None:
-    """End an aggregation that outlived its executor; its files appear whole or not at all."""
+    """End an aggregation, and packers, that outlived their executor; their files appear whole or not at all."""
     for attempt in run.attempts():
         state = read_state(run, attempt)
-        if state is not None and state.aggregation is not None:
-            end_process(state.aggregation, signal.SIGKILL)
+        for process in [state.aggregation, *state.packers] if state is not None else ():
+            if process is not None:
+                end_process(process, signal.SIGKILL)
 
 
 def _is_alive(holder: Mapping[str, Any], path: Path, timeout_s: float) -> bool:

@@ -1,4 +1,4 @@
-"""An attempt's shards and then the aggregation as processes of this machine.
+"""An attempt's shards, and then what makes the dataset, as processes of this machine.
 
 Each run has one executor at a time; who starts the same run again follows it.
 """
@@ -27,8 +27,9 @@ from jobs.local_state import (
     live_workers,
     read_state,
 )
+from jobs.packing_plan import num_pack_tasks
 from jobs.rundir import RunDir
-from jobs.submission import SubmissionError, SubmittedJob
+from jobs.submission import Role, SubmissionError, SubmittedJob
 
 logger = logging.getLogger(__name__)
 
@@ -55,13 +56,15 @@ class LocalSubmitter:
             _slots(config),
             max_attempts=config.worker.max_attempts,
             timeout_s=config.worker.lease_timeout_s,
+            num_pack_tasks=num_pack_tasks(config),
         )
         self._shards = list(shards)
         jobs = [SubmittedJob(f"local-{attempt}-{shard}", shard) for shard in shards]
-        return [*jobs, SubmittedJob(f"local-{attempt}-aggregation", None)]
+        after: list[Role] = ["aggregation", "packing", "finishing"] if num_pack_tasks(config) else ["aggregation"]
+        return [*jobs, *(SubmittedJob(f"local-{attempt}-{role}", None, role) for role in after)]
 
     def wait(self) -> int:
-        """Run all shards to their ends, then the aggregation; gives its exit code.
+        """Run all shards to their ends, then the aggregation and what packs its dataset; gives the run's exit code.
 
         Raises:
             StoppedError: a signal or `cancel` ended it.

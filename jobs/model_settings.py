@@ -1,4 +1,4 @@
-"""The groups of settings of the models: captions, embeddings, and where weights lie."""
+"""The groups of settings of the models: captions, their T5 vectors, embeddings, and where weights lie."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -7,8 +7,27 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from curation.captioning.models import CAPTION_MODELS, TEXT_MODELS, caption_model, text_model
 from curation.captioning.prompts import caption_prompt, enhancement_prompt
-from curation.registry import EMBEDDERS
+from curation.registry import EMBEDDERS, TEXT_ENCODERS
+from curation.text.models import T5_11B
 from jobs.settings import NonNegativeInt, PositiveFloat, PositiveInt, Settings
+
+CAPTION_RESOURCES = {
+    "captioning_batch_size",
+    "disable_mmcache",
+    "engine",
+    "windows_in_engine",
+    "max_held_gb",
+    "gpu_memory_utilization",
+    "tensor_parallel_size",
+    "engine_stall_timeout_s",
+    "enhance_captions_batch_size",
+    "enhance_captions_gpu",
+    "enhance_captions_gpu_share",
+    "enhance_captions_round_windows",
+}
+"""Settings of captions that only decide where and how fast it goes."""
+T5_RESOURCES = {"tokens_per_batch", "gpu_memory_gb"}
+"""Those of T5 vectors."""
 
 
 class ModelSettings(Settings):
@@ -147,3 +166,23 @@ class EmbeddingSettings(Settings):
     embedding_gpu_memory_gb: PositiveFloat = Field(20.0, description="of each GPU, for the model and its batches")
     texts_to_verify: list[str] = Field([], description="of these texts the one that fits best stands in each meta")
     write_embedding_pickles: bool = Field(False, description="a pickle of each clip's vector, beside the tables")
+
+
+def _text_encoder(name: str) -> str:
+    if name not in TEXT_ENCODERS:
+        raise ValueError(f"unknown model that encodes captions: {name!r}; known: {', '.join(TEXT_ENCODERS)}")
+    return name
+
+
+class T5Settings(Settings):
+    """T5 vectors of captions, for training."""
+
+    generate_t5: bool = Field(False, description="make them; they need captions")
+    model: Annotated[str, AfterValidator(_text_encoder)] = Field(
+        T5_11B, description=f"one of {', '.join(TEXT_ENCODERS)}"
+    )
+    max_tokens: Annotated[int, Field(ge=2, le=512)] = Field(512, description="a longer caption is cut off: truncated")
+    tokens_per_batch: PositiveInt = Field(
+        1024, description="that go through the model together on a GPU, padding among them"
+    )
+    gpu_memory_gb: PositiveFloat = Field(14.0, description="of each GPU, for the model and its batches")

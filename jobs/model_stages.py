@@ -1,5 +1,6 @@
-"""From a config to the stages that look at clips: filters, embeddings, captions."""
+"""From a config to the stages that look at clips: filters, embeddings, captions, and what is made of captions."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,8 +15,9 @@ from curation.embedding.models import embedding_model
 from curation.filtering.aesthetic import ClipAestheticFilterStage
 from curation.filtering.motion import MotionFilterStage, MotionVectorDecodeStage
 from curation.pipeline import Stage
-from curation.registry import EMBEDDERS, EMBEDDING_FRAMES, load_stage
+from curation.registry import EMBEDDERS, EMBEDDING_FRAMES, TEXT_ENCODERS, load_stage
 from curation.writing.clip_files import ClipFilesStage
+from jobs.annotation import enhances, is_annotation, made_version
 from jobs.config import RunConfig
 
 
@@ -56,7 +58,7 @@ def measuring_stages(config: RunConfig) -> list[Stage]:
         stages.append(
             ClipAestheticFilterStage(
                 model_dir=config.models.model_dir,
-                score_threshold=config.filters.aesthetic_threshold,
+                score_threshold=-math.inf if is_annotation(config) else config.filters.aesthetic_threshold,
                 reduction=config.filters.aesthetic_reduction,
                 target_fps=config.filters.aesthetic_fps,
             )
@@ -108,15 +110,32 @@ def _preparation(config: RunConfig) -> Stage:
 def captioning_stages(config: RunConfig, *, reserved_gpu_gb: float) -> list[Stage]:
     """Those from frames to captions, and to enhanced captions."""
     captions = config.captions
-    if not captions.generate_captions:
-        return []
     is_beside = captions.enhance_captions and captions.enhance_captions_gpu == "beside"
     share = captions.gpu_memory_utilization
-    options = EngineOptions(
+    options = _engine_options(config, share=share, reserved_gpu_gb=reserved_gpu_gb)
+    if not captions.generate_captions:  # an annotation run may tell captions anew that are there
+        return [_enhancement(config, options, after=None)] if enhances(config) else []
+    if not captions.enhance_captions:
+        return [_captioner(config, options)]
+    if is_beside:
+        of_captioner, own = (
+            replace(options, gpu_memory_utilization=share * part)
+            for part in (1 - captions.enhance_captions_gpu_share, captions.enhance_captions_gpu_share)
+        )
+        return [_captioner(config, of_captioner), _enhancement(config, own, after=None)]
+    # what waits for its turn is on disk, but for its text
+    captioner = _captioner(config, options)
+    files = ClipFilesStage(config.output_clip_path, annotation_version=made_version(config), s3=config.output_s3)
+    return [captioner, files, _enhancement(config, options, after=captioner)]
+
+
+def _engine_options(config: RunConfig, *, share: float, reserved_gpu_gb: float) -> EngineOptions:
+    captions = config.captions
+    return EngineOptions(
         engine=captions.engine,
         max_in_engine=captions.windows_in_engine,
         max_model_len=captions.max_model_len,
-        gpu_memory_utilization=share * (1 - captions.enhance_captions_gpu_share) if is_beside else share,
+        gpu_memory_utilization=share,
         reserved_gpu_gb=reserved_gpu_gb,
         tensor_parallel_size=captions.tensor_parallel_size,
         copy_weights_to=config.models.copy_weights_to,
@@ -124,7 +143,11 @@ def captioning_stages(config: RunConfig, *, reserved_gpu_gb: float) -> list[Stag
         preprocess_dtype=captions.captioning_preprocess_dtype,
         engine_arguments=captions.engine_arguments,
     )
-    captioner = CaptionGenerationStage(
+
+
+def _captioner(config: RunConfig, options: EngineOptions) -> CaptionGenerationStage:
+    captions = config.captions
+    return CaptionGenerationStage(
         model_dir=config.models.model_dir,
         model_variant=captions.captioning_algorithm,
         caption_batch_size=captions.captioning_batch_size,
@@ -137,14 +160,6 @@ def captioning_stages(config: RunConfig, *, reserved_gpu_gb: float) -> list[Stag
         options=options,
         max_held_bytes=round(captions.max_held_gb * 2**30),
     )
-    if not captions.enhance_captions:
-        return [captioner]
-    if is_beside:
-        own = replace(options, gpu_memory_utilization=share * captions.enhance_captions_gpu_share)
-        return [captioner, _enhancement(config, own, after=None)]
-    # what waits for its turn is on disk, but for its text
-    files = ClipFilesStage(config.output_clip_path, s3=config.output_s3)
-    return [captioner, files, _enhancement(config, options, after=captioner)]
 
 
 def _enhancement(config: RunConfig, options: EngineOptions, *, after: CaptionGenerationStage | None) -> Stage:
@@ -161,3 +176,19 @@ def _enhancement(config: RunConfig, options: EngineOptions, *, after: CaptionGen
         after=after,
         round_windows=captions.enhance_captions_round_windows,
     )
+
+
+def text_stages(config: RunConfig) -> list[Stage]:
+    """The model that encodes captions."""
+    t5 = config.t5
+    if not t5.generate_t5:
+        return []
+    return [
+        load_stage(TEXT_ENCODERS, t5.model)(
+            model_dir=config.models.model_dir,
+            model=t5.model,
+            max_tokens=t5.max_tokens,
+            tokens_per_batch=t5.tokens_per_batch,
+            gpu_memory_gb=t5.gpu_memory_gb,
+        )
+    ]

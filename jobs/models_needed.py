@@ -9,7 +9,9 @@ from curation.embedding.efficientnet_lite import MODEL_NAME as EFFICIENTNET
 from curation.embedding.efficientnet_lite import find_weights
 from curation.embedding.models import EMBEDDING_MODELS
 from curation.filtering.aesthetic import CLIP, HEAD
+from curation.text.models import TEXT_ENCODERS
 from curation.weights import Checkpoint, find_weights_folder
+from jobs.annotation import enhances
 from jobs.config import RunConfig
 
 
@@ -40,6 +42,7 @@ _MODELS: Mapping[str, CaptionModel | Checkpoint] = {
     **{f"{name}-text": model.text_checkpoint for name, model in EMBEDDING_MODELS.items() if model.text_checkpoint},
     "aesthetic-clip": CLIP,
     "aesthetic-head": HEAD,
+    **TEXT_ENCODERS,
 }
 
 
@@ -79,8 +82,10 @@ def _needed(config: RunConfig) -> Iterator[str]:
             yield f"{embeddings.embedding_algorithm}-text"
     if captions.generate_captions:
         yield captions.captioning_algorithm
-    if captions.generate_captions and captions.enhance_captions:
+    if enhances(config):
         yield captions.enhance_captions_algorithm
+    if config.t5.generate_t5:
+        yield config.t5.model
 
 
 def missing_weights(config: RunConfig) -> list[str]:

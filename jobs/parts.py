@@ -29,7 +29,8 @@ def _budget(videos: PlannedVideos, config: RunConfig) -> float | None:
     """What a part may cost; None where nothing is split."""
     plan = config.plan
     is_divisible = config.clips.clip_encoding == "transcode" and config.filters.motion_filter == "disable"
-    if plan.max_part_gb is None or not is_divisible or config.limit_clips:
+    is_split_run = config.annotate.annotation_version is None
+    if plan.max_part_gb is None or not is_divisible or config.limit_clips or not is_split_run:
         return None
     if plan.max_part_gb != "shard":
         return plan.max_part_gb * BYTES_PER_GB

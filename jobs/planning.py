@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,6 +20,7 @@ from curation.layout import MAX_PREFIX_BYTES
 from curation.source_files import is_uri
 from curation.storage import storage_for
 from curation.storage.files import replacing
+from jobs.annotation import UnfinishedError, annotation_problems, is_annotation, listed_videos, source_s3
 from jobs.config import ConfigError, RunConfig, read_config
 from jobs.manifest_blocks import Block
 from jobs.manifest_copy import copy_manifest
@@ -72,7 +73,8 @@ def plan_file(path: Path, overrides: Sequence[str] = (), *, cluster: str | None 
         config = config.model_copy(update={"cluster": cluster})
     if found.problems:
         raise ConfigError([*found.problems, *_further_problems(config, found.mistaken)])
-    return plan_run(config, write=write)
+    plan = plan_run(config, write=write)
+    return replace(plan, warnings=[*found.notes, *plan.warnings])
 
 
 def _further_problems(config: RunConfig, mistaken: frozenset[str]) -> list[str]:
@@ -202,14 +204,16 @@ def _read(
     Raises:
         ConfigError: something is wrong with it; ``problems`` come first.
     """
-    source = config.manifest or config.input_video_path or ""
     root = config.input_video_path if config.manifest else None
     try:
-        table = copy_manifest(source, on_block, input_root=root, limit=config.limit, s3=config.input_s3)
+        with _source(config) as source:
+            table = copy_manifest(source, on_block, input_root=root, limit=config.limit, s3=source_s3(config))
     except ManifestError as error:
         raise ConfigError([*problems, *error.shown]) from error
+    except UnfinishedError as error:
+        raise ConfigError([*problems, f"output_clip_path: {error}"]) from error
     except StorageError as error:
-        raise ConfigError([*problems, f"{'manifest' if config.manifest else 'input_video_path'}: {error}"]) from error
+        raise ConfigError([*problems, f"{_source_key(config)}: {error}"]) from error
     videos = PlannedVideos(table.offsets, table.costs)
     if not table.num_missing:
         return videos, []
@@ -220,10 +224,23 @@ def _read(
     return videos, [be]
 
 
+def _source_key(config: RunConfig) -> str:
+    if is_annotation(config):
+        return "output_clip_path"
+    return "manifest" if config.manifest else "input_video_path"
+
+
+def _source(config: RunConfig) -> AbstractContextManager[str]:
+    """Where the videos are listed: a folder, a list, or what an output says of its own."""
+    if is_annotation(config):
+        return listed_videos(config)
+    return nullcontext(config.manifest or config.input_video_path or "")
+
+
 def _environment_problems(config: RunConfig, mistaken: frozenset[str] = frozenset()) -> list[str]:
     """What this machine can tell of encoder, weights and folders, but for what depends on mistaken settings."""
     chosen = mistaken & {"output_clip_path", *_CHOOSE_WEIGHTS}
-    problems = [] if chosen else login_problems(config)
+    problems = [*annotation_problems(config), *([] if chosen else login_problems(config))]
     reaches_s3_by_mistake = any(key == "output_s3_profile_name" or key.split(".")[0] == "s3" for key in mistaken)
     for name in ("run_dir", "output_clip_path", "output_dataset_path"):
         folder = None if name in mistaken else getattr(config, name)

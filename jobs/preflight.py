@@ -20,6 +20,7 @@ from curation.errors import BusyError, StorageError, UnreachableError
 from curation.source_files import is_uri
 from curation.storage import storage_for
 from curation.video.encode import choose_encoder
+from jobs.annotation import is_annotation, output_storage
 from jobs.config import RunConfig
 from jobs.exits import DONE, FAILED
 from jobs.models_needed import missing_weights, needed_models
@@ -75,6 +76,8 @@ def _timed(name: str, check: Callable[[], list[Problem]]) -> list[Problem]:
 
 
 def _encoder(config: RunConfig) -> list[Problem]:
+    if is_annotation(config):  # nothing is encoded
+        return []
     try:
         choose_encoder(config.clips.encoder)
     except ValueError as error:
@@ -85,7 +88,7 @@ def _encoder(config: RunConfig) -> list[Problem]:
 def _weights(config: RunConfig) -> list[Problem]:
     """Weights that are not in the folder of models are missing everywhere; a folder that is not there is a mount."""
     problems = []
-    if not config.split.is_fixed_stride:
+    if not config.split.is_fixed_stride and not is_annotation(config):
         from curation.clipping.shot_model import find_weights
 
         try:
@@ -99,7 +102,7 @@ def _weights(config: RunConfig) -> list[Problem]:
 def _output(config: RunConfig, *, writes: bool = False) -> list[Problem]:
     if not writes and is_uri(config.output_clip_path):  # planning looks whether it can be written to
         return []
-    storage = storage_for(config.output_clip_path, config.output_s3)
+    storage = output_storage(config)
     try:
         if writes:
             storage.check_writable()

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from curation import layout
 from curation.errors import FailureReason
-from curation.storage import storage_for
 from jobs.again import Again, AgainVideo, note_again, unsettled, unsettled_settings
+from jobs.annotation import output_storage
 from jobs.changes import RUN, Change, Consequence, changes_between, consequence
 from jobs.config import RunConfig, to_yaml
 from jobs.ends import video_ends
@@ -99,7 +99,7 @@ def failed_videos(run: RunDir, config: RunConfig, reasons: set[str]) -> Iterator
     unsettled_videos = unsettled(run)
     if unsettled_videos is None:
         return
-    storage = storage_for(config.output_clip_path, config.output_s3)
+    storage = output_storage(config)
 
     def record_of(video: str) -> dict[str, Any] | None:
         try:

@@ -33,13 +33,27 @@ def worker_options(config: RunConfig, *, excluded_nodes: Sequence[str] = ()) -> 
 
 
 def aggregation_options(config: RunConfig) -> Options:
-    """Options of the aggregation, but for its name and dependency."""
+    """Options of the aggregation, and of the job after packers, but for its name and dependency."""
     slurm = config.slurm
     options: Options = {
         "cpus-per-task": 1,
         "mem": _megabytes(slurm.aggregate_mem_gb),
         "time": time_minutes(slurm.aggregate_time),
     }
+    return _with_additional(config, options)
+
+
+def packing_options(config: RunConfig, *, excluded_nodes: Sequence[str] = ()) -> Options:
+    """Options of the arrays of packers, but for their names, sizes and dependency."""
+    aggregate = config.aggregate
+    options: Options = {
+        "cpus-per-task": aggregate.cpus_per_task,
+        "mem": _megabytes(aggregate.mem_gb),
+        "time": time_minutes(aggregate.time),
+        "requeue" if config.slurm.requeue else "no-requeue": True,  # what is packed stays
+    }
+    if excluded_nodes:
+        options["exclude"] = ",".join(excluded_nodes)
     return _with_additional(config, options)
 
 
@@ -102,9 +116,21 @@ def worker_command(run: RunDir, config: RunConfig, attempt: int, first_shard: st
     return f"{command} --shard $(({first_shard} + SLURM_ARRAY_TASK_ID)) --attempt {attempt}"
 
 
-def aggregation_command(run: RunDir, config: RunConfig) -> str:
-    """Shell text of the aggregation."""
-    return shlex.join(python_command(config, "jobs.aggregation", "--run", str(run.root), gpus=0))
+def aggregation_command(run: RunDir, config: RunConfig, *, num_pack_tasks: int = 0) -> str:
+    """Shell text of the aggregation; so many tasks of packing follow it."""
+    packers = ["--pack-tasks", str(num_pack_tasks)] if num_pack_tasks else []
+    return shlex.join(python_command(config, "jobs.aggregation", "--run", str(run.root), *packers, gpus=0))
+
+
+def packing_command(run: RunDir, config: RunConfig, first_task: str) -> str:
+    """Shell text of a packer; ``first_task`` is the number or shell variable that a task's index is added to."""
+    command = shlex.join(python_command(config, "jobs.packing", "--run", str(run.root), gpus=0))
+    return f"{command} --task $(({first_task} + SLURM_ARRAY_TASK_ID))"
+
+
+def finishing_command(run: RunDir, config: RunConfig) -> str:
+    """Shell text of the job after the packers."""
+    return shlex.join(python_command(config, "jobs.packing", "--run", str(run.root), "--finish", gpus=0))
 
 
 def container_mounts(config: RunConfig) -> list[str]:
@@ -114,6 +140,7 @@ def container_mounts(config: RunConfig) -> list[str]:
     """
     weights = [config.models.model_dir, config.split.transnetv2_model_dir]
     folders = [config.run_dir, config.output_clip_path, config.output_dataset_path, config.input_video_path]
+    folders.append(config.dataset.duplicates)
     known = [folder for folder in (*folders, *weights) if folder and "://" not in folder]
     present = [folder for folder in known if folder not in weights or Path(folder).is_dir()]
     return list(dict.fromkeys([*present, *config.slurm.container_mounts]))

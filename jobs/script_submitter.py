@@ -10,6 +10,7 @@ from curation.storage.files import replace_file
 from jobs import sbatch
 from jobs.bad_nodes import excluded_nodes
 from jobs.config import RunConfig
+from jobs.packing_plan import num_pack_tasks
 from jobs.rundir import RunDir
 from jobs.slurm import job_prefix
 from jobs.slurm_attempt import SCRIPT_JOBS, QueuedArray, SlurmAttempt, plan_attempt
@@ -21,6 +22,8 @@ SUBMIT_SCRIPT = "submit.sh"
 
 class ScriptSubmitter:
     """Renders ``worker.sbatch``, ``aggregate.sbatch``, ``preflight.sbatch`` and a ``submit.sh``; queues nothing.
+
+    Where tasks of their own pack the dataset, ``packing.sbatch`` and ``finishing.sbatch``, too.
 
     Args:
         folder: where they go; None: the attempt's folder.
@@ -37,6 +40,7 @@ class ScriptSubmitter:
             shards,
             max_tasks=ask_max_array_size(),
             parallelism=config.slurm.array_parallelism,
+            num_pack_tasks=num_pack_tasks(config),
         )
         planned.route = "script"
         self.folder = (self.folder or run.attempt_path(attempt)).absolute()
@@ -71,14 +75,34 @@ def render_scripts(planned: SlurmAttempt, config: RunConfig) -> dict[str, str]:
     cpus = config.slurm.cpus_per_task
     common = {"attempt": str(number), "log_folder": shlex.quote(logs)}
     worker_command = sbatch.worker_command(run, config, number, "first_shard")
-    return {
-        "worker.sbatch": _job_script("worker.sbatch", config, worker, worker_command, cpus=cpus, values=common),
-        "aggregate.sbatch": _job_script(
-            "aggregate.sbatch", config, aggregation, sbatch.aggregation_command(run, config), cpus=1, values=common
-        ),
-        "preflight.sbatch": _job_script("preflight.sbatch", config, preflight, check, cpus=cpus, values=common),
-        SUBMIT_SCRIPT: _fill(SUBMIT_SCRIPT, _submit_values(planned, config)),
+    aggregation_command = sbatch.aggregation_command(run, config, num_pack_tasks=planned.num_pack_tasks)
+    scripts = [
+        ("worker.sbatch", worker, worker_command, cpus),
+        ("aggregate.sbatch", aggregation, aggregation_command, 1),
+        ("preflight.sbatch", preflight, check, cpus),
+        *(_packing_scripts(planned, config, aggregation) if planned.packing else ()),
+    ]
+    rendered = {
+        name: _job_script(name, config, options, command, cpus=num_cpus, values=common)
+        for name, options, command, num_cpus in scripts
     }
+    return rendered | {SUBMIT_SCRIPT: _fill(SUBMIT_SCRIPT, _submit_values(planned, config))}
+
+
+def _packing_scripts(
+    planned: SlurmAttempt, config: RunConfig, aggregation: sbatch.Options
+) -> list[tuple[str, sbatch.Options, str, int]]:
+    """Name, options, command and CPUs of the scripts of the packers and of the job after them."""
+    run, name = planned.run, planned.packing[0]
+    packing = sbatch.packing_options(config, excluded_nodes=excluded_nodes(run, time.time()))
+    logs = f"{run.logs_path}/attempt-{planned.number:03d}"
+    packing |= {"job-name": planned.name(name), "output": f"{logs}/%A_%a_0_log.out"}
+    command = sbatch.packing_command(run, config, "first_task")
+    finishing = {**aggregation, "job-name": planned.finishing_name}
+    return [
+        ("packing.sbatch", packing, command, config.aggregate.cpus_per_task),
+        ("finishing.sbatch", finishing, sbatch.finishing_command(run, config), 1),
+    ]
 
 
 def _job_script(
@@ -99,17 +123,16 @@ def sbatch_lines(options: sbatch.Options) -> list[str]:
 
 
 def _submit_values(planned: SlurmAttempt, config: RunConfig) -> dict[str, str]:
-    lines = []
-    variables: dict[int, str] = {}
-    for k, queued in enumerate(planned.arrays):
-        array = queued.array
-        before = variables.get(array.lane)
-        lines += [*_queue_lines(planned, queued, before=before), f"array_{k}=$job"]
-        variables[array.lane] = f"array_{k}"
-    after = ":".join(f"$array_{k}" for k in range(len(planned.arrays)))
-    dependency = f'--dependency="afterany:{after}" --kill-on-invalid-dep=no ' if after else ""
-    lines += [f"queue {planned.aggregation_name} {dependency}aggregate.sbatch"]
+    lines = _array_lines(planned, planned.arrays, "array", before=None)
+    after = _after([f"array_{k}" for k in range(len(planned.arrays))])
+    lines += [f"queue {planned.aggregation_name} {after}aggregate.sbatch"]
+    if planned.packing:
+        lines += ["aggregation=$job", *_array_lines(planned, planned.packing, "packing", before="aggregation")]
+        after = _after([f"packing_{k}" for k in range(len(planned.packing))])
+        lines += [f"queue {planned.finishing_name} {after}finishing.sbatch"]
+    then = f", then {planned.num_pack_tasks} tasks that pack the dataset, and who publishes it"
     return {
+        "then": then if planned.packing else "",
         "attempt": str(planned.number),
         "attempt_folder": shlex.quote(str(planned.run.attempt_path(planned.number))),
         "run_dir": shlex.quote(str(planned.run.root)),
@@ -121,14 +144,34 @@ def _submit_values(planned: SlurmAttempt, config: RunConfig) -> dict[str, str]:
     }
 
 
+def _array_lines(
+    planned: SlurmAttempt, arrays: Sequence[QueuedArray], variable: str, *, before: str | None
+) -> list[str]:
+    """Lines that queue arrays lane by lane, and set ``$variable_K`` to their ids."""
+    lines: list[str] = []
+    lanes: dict[int, str] = {}
+    for k, queued in enumerate(arrays):
+        lane = queued.array.lane
+        lines += [*_queue_lines(planned, queued, before=lanes.get(lane, before)), f"{variable}_{k}=$job"]
+        lanes[lane] = f"{variable}_{k}"
+    return lines
+
+
 def _queue_lines(planned: SlurmAttempt, queued: QueuedArray, *, before: str | None) -> list[str]:
     array = queued.array
-    dependency = f'--dependency="afterany:${before}" --kill-on-invalid-dep=no ' if before else ""
+    what, script = ("tasks", "packing.sbatch") if queued.is_packing else ("shards", "worker.sbatch")
+    after = _after([before] if before else [])
     tasks = f"0-{array.num_tasks - 1}%{min(array.throttle, array.num_tasks)}"
     return [
-        f"# shards {array.first_shard} to {array.first_shard + array.num_tasks - 1}",
-        f"queue {planned.name(queued)} --array={tasks} {dependency}worker.sbatch {array.first_shard}",
+        f"# {what} {array.first_shard} to {array.first_shard + array.num_tasks - 1}",
+        f"queue {planned.name(queued)} --array={tasks} {after}{script} {array.first_shard}",
     ]
+
+
+def _after(variables: Sequence[str]) -> str:
+    """sbatch's arguments for a job after those whose ids are in these variables."""
+    ids = ":".join(f"${name}" for name in variables)
+    return f'--dependency="afterany:{ids}" --kill-on-invalid-dep=no ' if ids else ""
 
 
 def _fill(template: str, values: Mapping[str, str]) -> str:

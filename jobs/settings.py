@@ -2,9 +2,20 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
+from curation.bucket_bins import ASPECT_RATIO_BINS, DURATION_BINS_S, RESOLUTION_BINS, BucketAxis, check_bins
+from curation.layout import FIRST_VERSION
 from curation.storage.options import MIB, S3Options, endpoint_problem
 from jobs.slurm import time_minutes
 
@@ -52,7 +63,9 @@ class Settings(BaseModel):
 class DatasetSettings(Settings):
     """The training dataset."""
 
-    annotation_version: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] = Field("v0", description="which metas")
+    annotation_version: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] | None = Field(
+        None, description="which metas; null: those that the run makes, v0 without annotate"
+    )
     target_tar_size_mb: PositiveFloat = Field(500.0, description="MiB of mp4 in one tar")
     max_tars_per_part: PositiveInt = Field(100, description="tars in one part folder")
     min_clips_per_tar: NonNegativeInt = Field(
@@ -60,6 +73,33 @@ class DatasetSettings(Settings):
     )
     drop_small_shards: bool = Field(False, description="leave out (and list) a bucket below min_clips_per_tar")
     shuffle_seed: NonNegativeInt = Field(0, description="samples are shuffled before packing; kept in the report")
+    resolution_bins: list[PositiveInt] = Field(
+        list(RESOLUTION_BINS), description="lower bounds of the shorter side, falling"
+    )
+    aspect_ratio_bins: dict[str, PositiveFloat | None] = Field(
+        dict(ASPECT_RATIO_BINS),
+        description="name -> width / height up to and with which it goes, rising; the last: null, no bound",
+    )
+    bucket_axis: BucketAxis = Field(
+        "frames", description="the third axis: where in its clip a window begins (frames), or how long it is (duration)"
+    )
+    duration_bins_s: list[PositiveFloat] = Field(
+        list(DURATION_BINS_S), description="where a bin of the duration axis begins; what is shorter has its own"
+    )
+    val_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of the videos whose windows go to val/, the others' go to train/; 0: no split"
+    )
+    t5: bool | None = Field(
+        None, description="with T5 vectors, leaving out windows without; null: where a clip has some"
+    )
+    duplicates: str | None = Field(
+        None, description="folder or s3://bucket/prefix of a `clipmill dedup` output; duplicates are left out"
+    )
+
+    @model_validator(mode="after")
+    def _check_bins(self) -> "DatasetSettings":
+        check_bins(self.resolution_bins, list(self.aspect_ratio_bins.items()), self.duration_bins_s)
+        return self
 
 
 def _endpoint(url: str) -> str:
@@ -132,6 +172,17 @@ class SlurmSettings(Settings):
     )
 
 
+class AggregateSettings(Settings):
+    """How many jobs pack the training dataset, and what each of them is given; the aggregation itself: see slurm."""
+
+    num_tasks: PositiveInt = Field(
+        1, description="tasks that pack at once, in an array after the aggregation; 1: the aggregation packs"
+    )
+    cpus_per_task: PositiveInt = Field(2, description="CPUs of a packing task: one reads, cuts and hashes, one writes")
+    mem_gb: PositiveFloat = Field(4.0, description="memory of a packing task, GiB")
+    time: WallTime = Field("04:00:00", description="wall time of a packing task")
+
+
 class LocalSettings(Settings):
     """How shards run without Slurm."""
 
@@ -163,6 +214,26 @@ class WorkerSettings(Settings):
     scratch_max_gb: NonNegativeFloat | None = Field(
         None, description="GB of s3:// input copied there at once; the rest is read where it lies; null: what is free"
     )
+
+
+class AnnotateSettings(Settings):
+    """Annotates clips that are there, without touching them: a further version of what is said of them."""
+
+    annotation_version: Annotated[str, Field(pattern=r"^v[0-9][A-Za-z0-9_-]*$")] | None = Field(
+        None, description="the version to make, such as v1, of the output in output_clip_path; null: a split run"
+    )
+    from_annotation_version: Annotated[str, Field(pattern=r"^v[0-9][A-Za-z0-9_-]*$")] = Field(
+        FIRST_VERSION, validate_default=True, description="what is not made anew is carried from this one"
+    )
+    rewindow: bool = Field(False, description="caption windows as the group windows says; false: those of the clips")
+
+    @field_validator("from_annotation_version")
+    @classmethod
+    def _is_another(cls, value: str, info: ValidationInfo) -> str:
+        version = info.data.get("annotation_version")
+        if version is not None and version in (value, FIRST_VERSION):
+            raise ValueError(f"a version other than {version} is needed to start from, and v0 is the split run's own")
+        return value
 
 
 class PlanSettings(Settings):

@@ -17,8 +17,9 @@ from curation.errors import Failure, FailureReason, StorageError
 from curation.model import ClipStats, Video, VideoTask
 from curation.pipeline import Pipeline
 from curation.source_files import is_uri
-from curation.storage import Storage, read_ahead, request_counts, storage_for
+from curation.storage import Storage, read_ahead, request_counts
 from curation.writing.records import record_document
+from jobs.annotation import output_storage, source_s3
 from jobs.config import RunConfig
 from jobs.exits import DONE, INCOMPLETE
 from jobs.ledger import Lease, ShardLog, count_begun, read_events, whoami
@@ -74,7 +75,7 @@ class ShardWorker:
         max_gb, min_gb = self.config.worker.scratch_max_gb, self.config.worker.scratch_min_gb
         self._staging = Staging(
             Path(scratch_folder(self.config)),
-            self.config.input_s3,
+            source_s3(self.config),
             Room(None if max_gb is None else round(max_gb * 1e9), round(min_gb * 1e9)),
             num_at_work=self.videos_at_once,
             is_stopped=lambda: self.stop.is_set() or self._ended.is_set(),
@@ -82,7 +83,7 @@ class ShardWorker:
 
     @property
     def storage(self) -> Storage:
-        return storage_for(self.config.output_clip_path, self.config.output_s3)
+        return output_storage(self.config)
 
     def work(self) -> int:
         """Process the shard; gives the exit code."""

@@ -38,7 +38,7 @@ def max_array_size(scontrol_config: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class PlannedArray:
-    """Array tasks over neighbouring shards: task 0 works on ``first_shard``.
+    """Array tasks over neighbouring shards, or tasks of packing: task 0 works on ``first_shard``.
 
     Arrays of the same ``lane`` run one after the other, at most ``throttle`` tasks at once.
     """
@@ -93,6 +93,21 @@ def worker_name(prefix: str, attempt: int, first_shard: int) -> str:
 def aggregation_name(prefix: str, attempt: int) -> str:
     """Name of the aggregation after an attempt."""
     return f"{prefix}-a{attempt}-aggregation"
+
+
+def packing_name(prefix: str, attempt: int, first_task: int) -> str:
+    """Name of the array of packers that begins with a task."""
+    return f"{prefix}-a{attempt}-p{first_task}"
+
+
+def finishing_name(prefix: str, attempt: int) -> str:
+    """Name of the job that publishes what an attempt's packers packed."""
+    return f"{prefix}-a{attempt}-finishing"
+
+
+def is_worker_name(name: str) -> bool:
+    """Whether a job's name is that of an array of workers."""
+    return re.search(r"-a\d+-s\d+$", name) is not None
 
 
 def named_jobs(squeue: str) -> dict[str, str]:

@@ -8,9 +8,19 @@ from typing import Any
 
 from jobs.ledger import read_events
 from jobs.rundir import RunDir, write_json
-from jobs.slurm import PlannedArray, aggregation_name, halved, job_prefix, plan_arrays, worker_name
+from jobs.slurm import (
+    PlannedArray,
+    aggregation_name,
+    finishing_name,
+    halved,
+    is_worker_name,
+    job_prefix,
+    packing_name,
+    plan_arrays,
+    worker_name,
+)
 from jobs.slurm_client import find_named_jobs
-from jobs.submission import SubmittedJob
+from jobs.submission import Role, SubmittedJob
 
 SCRIPT_JOBS = "submitted.txt"
 """Of an attempt that was rendered as scripts: a line ``NAME JOBID`` for each job that ``submit.sh`` queued."""
@@ -18,18 +28,24 @@ SCRIPT_JOBS = "submitted.txt"
 
 @dataclass
 class QueuedArray:
-    """An array of workers, and its job once sbatch took it."""
+    """An array of workers or of packers, and its job once sbatch took it."""
 
     array: PlannedArray
     job_id: str | None = None
+    is_packing: bool = False
 
 
 @dataclass
 class SlurmAttempt:
-    """The arrays and the aggregation of an attempt: what is to be queued, and what is.
+    """The jobs of an attempt: what is to be queued, and what is.
 
     What is to be queued is saved before sbatch is called and its job id after. Names are known before, so that a job
     is found by its name when the launcher died between the two.
+
+    Attributes:
+        arrays: of workers.
+        packing: arrays of packers, after the aggregation; none where that packs the dataset itself.
+        finishing: the job after the packers.
     """
 
     run: RunDir
@@ -39,11 +55,16 @@ class SlurmAttempt:
     is_aggregation_held: bool = False
     is_whole: bool = False
     route: str = "submitit"
+    packing: list[QueuedArray] = field(default_factory=list)
+    finishing: str | None = None
 
     @classmethod
-    def planned(cls, run: RunDir, number: int, arrays: list[PlannedArray]) -> "SlurmAttempt":
+    def planned(
+        cls, run: RunDir, number: int, arrays: Sequence[PlannedArray], packing: Sequence[PlannedArray] = ()
+    ) -> "SlurmAttempt":
         """An attempt of which nothing is queued."""
-        return cls(run, number, [QueuedArray(array) for array in arrays])
+        packers = [QueuedArray(array, is_packing=True) for array in packing]
+        return cls(run, number, [QueuedArray(array) for array in arrays], packing=packers)
 
     @classmethod
     def load(cls, run: RunDir, number: int) -> "SlurmAttempt | None":
@@ -51,9 +72,12 @@ class SlurmAttempt:
         document = read_jobs(run, number)
         if document.get("cluster") != "slurm" or "arrays" not in document:
             return None
-        arrays = [QueuedArray(PlannedArray(**each["array"]), each["job_id"]) for each in document["arrays"]]
+        arrays, packing = (
+            [QueuedArray(**{**each, "array": PlannedArray(**each["array"])}) for each in document.get(kind, ())]
+            for kind in ("arrays", "packing")
+        )
         kept = {key: document[key] for key in ("aggregation", "is_aggregation_held", "is_whole", "route")}
-        return cls(run, number, arrays, **kept)
+        return cls(run, number, arrays, **kept, packing=packing, finishing=document.get("finishing"))
 
     def save(self) -> None:
         """Replace ``jobs.json``."""
@@ -63,25 +87,37 @@ class SlurmAttempt:
             "is_whole": self.is_whole,
             "aggregation": self.aggregation,
             "is_aggregation_held": self.is_aggregation_held,
+            "finishing": self.finishing,
             "arrays": [asdict(each) for each in self.arrays],
+            "packing": [asdict(each) for each in self.packing],
             "jobs": [asdict(job) for job in self.jobs],
         }
         write_json(self.run.jobs_path(self.number), document)
 
     @property
     def jobs(self) -> list[SubmittedJob]:
-        """Everything that is queued, task by task."""
-        jobs = [
+        """Everything that is queued, workers task by task."""
+        workers = [
             SubmittedJob(f"{each.job_id}_{k}", each.array.first_shard + k)
             for each in self.arrays
             if each.job_id is not None
             for k in range(each.array.num_tasks)
         ]
-        return jobs + ([SubmittedJob(self.aggregation, None)] if self.aggregation is not None else [])
+        packing: list[tuple[str | None, Role]] = [(each.job_id, "packing") for each in self.packing]
+        after: list[tuple[str | None, Role]] = [
+            (self.aggregation, "aggregation"),
+            *packing,
+            (self.finishing, "finishing"),
+        ]
+        return workers + [SubmittedJob(job, None, role) for job, role in after if job is not None]
 
     @property
     def array_ids(self) -> list[str]:
         return [each.job_id for each in self.arrays if each.job_id is not None]
+
+    @property
+    def packing_ids(self) -> list[str]:
+        return [each.job_id for each in self.packing if each.job_id is not None]
 
     @property
     def num_queued(self) -> int:
@@ -97,28 +133,49 @@ class SlurmAttempt:
         return cancelled_path(self.run, self.number).exists()
 
     def next_array(self) -> QueuedArray | None:
-        """The first that is not queued."""
+        """The first array of workers that is not queued."""
         return next((each for each in self.arrays if each.job_id is None), None)
+
+    def next_packing(self) -> QueuedArray | None:
+        """The first array of packers that is not queued."""
+        return next((each for each in self.packing if each.job_id is None), None)
+
+    @property
+    def num_pack_tasks(self) -> int:
+        """0: the aggregation packs."""
+        return sum(each.array.num_tasks for each in self.packing)
 
     def split(self, queued: QueuedArray) -> None:
         """Two smaller arrays in the place of one, one after the other."""
-        place = self.arrays.index(queued)
-        self.arrays[place : place + 1] = [QueuedArray(half) for half in halved(queued.array)]
+        arrays = self._kind(queued)
+        place = arrays.index(queued)
+        halves = halved(queued.array)
+        arrays[place : place + 1] = [QueuedArray(half, is_packing=queued.is_packing) for half in halves]
         self.save()
 
     def before(self, queued: QueuedArray) -> list[str]:
-        """Job of the array before this one in its lane, if there is one."""
-        place = self.arrays.index(queued)
-        lane = [each.job_id for each in self.arrays[:place] if each.array.lane == queued.array.lane]
+        """Job of the array before this one in its lane, if there is one; packers come after the aggregation."""
+        arrays = self._kind(queued)
+        place = arrays.index(queued)
+        first = [self.aggregation] if queued.is_packing else []
+        lane = first + [each.job_id for each in arrays[:place] if each.array.lane == queued.array.lane]
         return [job for job in lane[-1:] if job is not None]
+
+    def _kind(self, queued: QueuedArray) -> list[QueuedArray]:
+        return self.packing if queued.is_packing else self.arrays
 
     def name(self, queued: QueuedArray) -> str:
         """Name of an array's job."""
-        return worker_name(job_prefix(str(self.run.root)), self.number, queued.array.first_shard)
+        name = packing_name if queued.is_packing else worker_name
+        return name(job_prefix(str(self.run.root)), self.number, queued.array.first_shard)
 
     @property
     def aggregation_name(self) -> str:
         return aggregation_name(job_prefix(str(self.run.root)), self.number)
+
+    @property
+    def finishing_name(self) -> str:
+        return finishing_name(job_prefix(str(self.run.root)), self.number)
 
     def adopt(self, named: dict[str, str]) -> None:
         """Note the jobs that a launcher queued and did not live to note.
@@ -126,8 +183,9 @@ class SlurmAttempt:
         Args:
             named: ids of jobs by name, as Slurm knows them now; one that Slurm forgot is known by its shards' events.
         """
-        for each in self.arrays:
+        for each in (*self.arrays, *self.packing):
             each.job_id = each.job_id or named.get(self.name(each))
+        self.finishing = self.finishing or named.get(self.finishing_name)
         if (doubtful := self.next_array()) is not None:  # they are queued in order: no later one can be
             doubtful.job_id = self.started_job(doubtful.array)
         if self.aggregation is None and self.aggregation_name in named:
@@ -144,14 +202,16 @@ class SlurmAttempt:
         return None
 
 
-def plan_attempt(run: RunDir, number: int, shards: Sequence[int], *, max_tasks: int, parallelism: int) -> SlurmAttempt:
-    """The arrays of an attempt over neighbouring shards."""
+def plan_attempt(
+    run: RunDir, number: int, shards: Sequence[int], *, max_tasks: int, parallelism: int, num_pack_tasks: int = 0
+) -> SlurmAttempt:
+    """The arrays of an attempt over neighbouring shards, and those that pack the dataset after it."""
     first = shards[0] if shards else 0
     if list(shards) != list(range(first, first + len(shards))):
         raise ValueError(f"shards of attempt {number} are not neighbours: {shards}")
-    return SlurmAttempt.planned(
-        run, number, plan_arrays(first, len(shards), max_tasks=max_tasks, parallelism=parallelism)
-    )
+    arrays = plan_arrays(first, len(shards), max_tasks=max_tasks, parallelism=parallelism)
+    packing = plan_arrays(0, num_pack_tasks, max_tasks=max_tasks, parallelism=parallelism)
+    return SlurmAttempt.planned(run, number, arrays, packing)
 
 
 def read_jobs(run: RunDir, number: int) -> dict[str, Any]:
@@ -175,7 +235,7 @@ def attempt_job_ids(run: RunDir, number: int, *, workers_only: bool = False) -> 
     if script_jobs.is_file():
         named = [line.split() for line in script_jobs.read_text().splitlines()]
         whole = [words for words in named if len(words) == 2]
-        ids += [job for name, job in whole if not (workers_only and name.endswith("-aggregation"))]
+        ids += [job for name, job in whole if is_worker_name(name) or not workers_only]
     return list(dict.fromkeys(ids))
 
 

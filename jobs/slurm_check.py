@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from jobs.config import RunConfig
-from jobs.sbatch import Options, aggregation_options, worker_options
+from jobs.packing_plan import num_pack_tasks
+from jobs.sbatch import Options, aggregation_options, packing_options, worker_options
 from jobs.slurm import is_submit_limit, time_minutes
 
 _TIMEOUT_S = 3.0  # a plan is there within 5 s, whether Slurm answers or not
@@ -44,18 +45,22 @@ def ask_slurm(config: RunConfig, *, mistaken: Collection[str] = ()) -> SlurmAnsw
     answer = SlurmAnswer()
     if config.cluster != "slurm" or {"cluster", *(f"slurm.{name}" for name in _CHOICES)} & set(mistaken):
         return answer
-    workers, aggregation = worker_options(config), aggregation_options(config)
-    with ThreadPoolExecutor(4) as pool:
-        futures = [pool.submit(_refusals, options) for options in (workers, aggregation)]
+    jobs = {
+        "workers": ("slurm.time", worker_options(config)),
+        "aggregation": ("slurm.aggregate_time", aggregation_options(config)),
+        **({"packers": ("aggregate.time", packing_options(config))} if num_pack_tasks(config) else {}),
+    }
+    with ThreadPoolExecutor(5) as pool:
+        futures = [pool.submit(_refusals, options) for _, options in jobs.values()]
         partitions = pool.submit(_ask, ["scontrol", "show", "partition", "--oneliner"])
         limits = pool.submit(_ask, ["scontrol", "show", "config"])
-    for name, future in zip(("workers", "aggregation"), futures, strict=True):
+    for name, future in zip(jobs, futures, strict=True):
         _add_refusals(answer, name, future.result())
     for said in {partitions.result().fault, limits.result().fault} - {""}:
         answer.warnings.append(f"slurm: {said}: the site's limits are not checked")
-    for key, options in (("time", workers), ("aggregate_time", aggregation)):
-        if f"slurm.{key}" not in mistaken:
-            _check_partition(answer, partitions.result().out, f"slurm.{key}", options)
+    for key, options in jobs.values():
+        if key not in mistaken:
+            _check_partition(answer, partitions.result().out, key, options)
     found = re.search(r"^MaxJobCount\s*=\s*(\d+)", limits.result().out, re.MULTILINE)
     answer.max_jobs = int(found[1]) if found else None
     return answer

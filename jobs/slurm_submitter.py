@@ -1,4 +1,4 @@
-"""An attempt's shards as Slurm arrays, and the aggregation after them, through submitit."""
+"""An attempt's shards as Slurm arrays, and after them what makes the dataset, through submitit."""
 
 import logging
 import time
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from jobs import sbatch
 from jobs.bad_nodes import excluded_nodes
 from jobs.config import RunConfig
+from jobs.packing_plan import num_pack_tasks
 from jobs.rundir import RunDir
 from jobs.slurm import is_submit_limit, may_be_queued
 from jobs.slurm_attempt import QueuedArray, SlurmAttempt, plan_attempt
@@ -26,10 +27,12 @@ _MAX_LOOKS = 10
 
 
 class SlurmSubmitter:
-    """Arrays of workers and a dependent aggregation through submitit."""
+    """Arrays of workers, a dependent aggregation, and after that packers and who ends them, through submitit."""
 
     def submit(self, run: RunDir, config: RunConfig, attempt: int, shards: Sequence[int]) -> list[SubmittedJob]:
-        """Submit the arrays and, ``afterany`` of all of them, the aggregation; goes on where a dead launcher stopped.
+        """Submit the arrays and, ``afterany`` of all of them, the aggregation, and what packs its dataset.
+
+        Goes on where a dead launcher stopped.
 
         Raises:
             SubmissionError: sbatch refused, with what it said; what was queued before stays so.
@@ -39,7 +42,12 @@ class SlurmSubmitter:
             launched = _begun(run, attempt)
             if launched is None:
                 launched = plan_attempt(
-                    run, attempt, shards, max_tasks=ask_max_array_size(), parallelism=config.slurm.array_parallelism
+                    run,
+                    attempt,
+                    shards,
+                    max_tasks=ask_max_array_size(),
+                    parallelism=config.slurm.array_parallelism,
+                    num_pack_tasks=num_pack_tasks(config),
                 )
                 launched.save()  # before sbatch: a launcher that dies leaves names to look for
             return Launch(run, config, launched).queue_all()
@@ -75,6 +83,10 @@ class Launch:
             while (queued := self.attempt.next_array()) is not None:
                 self._queue_array(queued)
             self._queue_aggregation()
+            while (queued := self.attempt.next_packing()) is not None:
+                self._queue_array(queued)
+            if self.attempt.packing:
+                self._queue_finishing()
         except KeyboardInterrupt:
             raise StoppedError(f"stopped: {self._how_far()}") from None
         except _CancelledError:
@@ -89,7 +101,7 @@ class Launch:
     def _queue_array(self, queued: QueuedArray) -> None:
         """Queue an array, or wait for room, or put two smaller ones in its place."""
         array = queued.array
-        executor, command = self.worker_job(queued)
+        executor, command = self.array_job(queued)
         throttle = min(array.throttle, array.num_tasks)
         wait_s = _FIRST_WAIT_S
         while True:
@@ -117,15 +129,26 @@ class Launch:
             if self.attempt.is_aggregation_held:
                 release_after(self.attempt.aggregation, str(after.get("dependency", "")))
             return
+        self.attempt.aggregation = self._queue_one(self.attempt.aggregation_name, lambda: self._aggregation(after))
+        self._saved()
+
+    def _queue_finishing(self) -> None:
+        if self.attempt.finishing is None:
+            executor, command = self.finishing_job(sbatch.dependency_options(self.attempt.packing_ids))
+            self.attempt.finishing = self._queue_one(self.attempt.finishing_name, lambda: executor.queue(command))
+            self._saved()
+
+    def _queue_one(self, name: str, queue: Callable[[], str]) -> str:
+        """Queue a job that is no array, or wait for room; gives its id."""
         wait_s = _FIRST_WAIT_S
-        while self.attempt.aggregation is None:
+        while True:
             try:
-                self.attempt.aggregation = self._sbatch(lambda: self._aggregation(after))
+                return self._sbatch(queue)
             except _NoRoomError as error:
                 self._warn(str(error))
                 wait_s = _wait(wait_s)
-                self.attempt.aggregation = self._look_for(self.attempt.aggregation_name)
-        self._saved()
+                if (found := self._look_for(name)) is not None:
+                    return found
 
     def _hold_aggregation(self) -> None:
         """Where room is short, the aggregation takes its place before the workers fill it."""
@@ -149,18 +172,29 @@ class Launch:
                 wait_s = _wait(wait_s)
         return find_named_jobs().get(name)
 
-    def worker_job(self, queued: QueuedArray) -> "tuple[CommandExecutor, str]":
+    def array_job(self, queued: QueuedArray) -> "tuple[CommandExecutor, str]":
         """What queues an array, and the command of its tasks."""
-        options = sbatch.worker_options(self.config, excluded_nodes=excluded_nodes(self.run, time.time()))
+        config, first, excluded = self.config, str(queued.array.first_shard), excluded_nodes(self.run, time.time())
+        if queued.is_packing:
+            options = sbatch.packing_options(config, excluded_nodes=excluded)
+            command = sbatch.packing_command(self.run, config, first)
+        else:
+            options = sbatch.worker_options(config, excluded_nodes=excluded)
+            command = sbatch.worker_command(self.run, config, self.attempt.number, first)
         options |= {"job-name": self.attempt.name(queued), **sbatch.dependency_options(self.attempt.before(queued))}
-        first_shard = str(queued.array.first_shard)
-        command = sbatch.worker_command(self.run, self.config, self.attempt.number, first_shard)
-        return self._executor(options, cpus=self.config.slurm.cpus_per_task), command
+        cpus = config.aggregate.cpus_per_task if queued.is_packing else config.slurm.cpus_per_task
+        return self._executor(options, cpus=cpus), command
 
     def aggregation_job(self, further: sbatch.Options) -> "tuple[CommandExecutor, str]":
         """What queues the aggregation, and its command."""
         options = sbatch.aggregation_options(self.config) | {"job-name": self.attempt.aggregation_name, **further}
-        return self._executor(options, cpus=1), sbatch.aggregation_command(self.run, self.config)
+        command = sbatch.aggregation_command(self.run, self.config, num_pack_tasks=self.attempt.num_pack_tasks)
+        return self._executor(options, cpus=1), command
+
+    def finishing_job(self, further: sbatch.Options) -> "tuple[CommandExecutor, str]":
+        """What queues the job after the packers, and its command."""
+        options = sbatch.aggregation_options(self.config) | {"job-name": self.attempt.finishing_name, **further}
+        return self._executor(options, cpus=1), sbatch.finishing_command(self.run, self.config)
 
     def _aggregation(self, further: sbatch.Options) -> str:
         executor, command = self.aggregation_job(further)

@@ -16,9 +16,11 @@ from curation.preview.preview import PreviewStage
 from curation.registry import SPLITTERS, load_stage
 from curation.video.probe import SourceLimits
 from curation.weights import weights_revision
+from curation.writing.clip_reader import ClipReaderStage
 from curation.writing.clip_writer import ClipWriterStage
+from jobs.annotation import annotations_of, is_annotation, made_version
 from jobs.config import RunConfig
-from jobs.model_stages import captioning_stages, embedding_names, frame_stages, measuring_stages
+from jobs.model_stages import captioning_stages, embedding_names, frame_stages, measuring_stages, text_stages
 from jobs.models_needed import needed_models
 from jobs.settings import WorkerSettings
 from jobs.staging import GiveBackStage
@@ -34,6 +36,8 @@ def build_pipeline(
 ) -> Pipeline:
     """Read, split, transcode, filter by motion, choose frames and preview in decode children; then the models; write.
 
+    An annotation run reads clips that are there in place of the first three.
+
     Args:
         videos_at_once: decode children.
         before_record: as for ``ClipWriterStage``.
@@ -41,25 +45,25 @@ def build_pipeline(
         give_back: told of each task whose source is not read any more.
     """
     pipeline = Pipeline(
-        "split",
-        "videos in; clips, previews, metas and records out",
+        "annotate" if is_annotation(config) else "split",
+        "clips in, what is said of them out" if is_annotation(config) else "videos in, clips and all of them out",
         max_failure_rate=config.worker.max_failure_rate,
         sandbox=_sandbox(config.worker, num_children=videos_at_once),
     )
-    limits = SourceLimits(**config.limits.model_dump())
-    pipeline.add_stage(VideoReaderStage(allow_truncated=config.clips.allow_truncated, limits=limits))
-    pipeline.add_stage(_splitter(config))
-    pipeline.add_stage(_transcoder(config))
-    for stage in frame_stages(config):
+    for stage in (*clip_stages(config), *frame_stages(config)):
         pipeline.add_stage(stage)
     if config.previews.generate_previews:
         pipeline.add_stage(PreviewStage(**config.previews.model_dump(exclude={"generate_previews"})))
     for stage in measuring_stages(config):
         pipeline.add_stage(stage)
-    for stage in captioning_stages(config, reserved_gpu_gb=sum(stage.gpu_memory_gb for stage in pipeline.stages)):
+    of_text = text_stages(config)
+    reserved_gpu_gb = sum(stage.gpu_memory_gb for stage in (*pipeline.stages, *of_text))
+    for stage in (*captioning_stages(config, reserved_gpu_gb=reserved_gpu_gb), *of_text):
         pipeline.add_stage(stage)
     writer = ClipWriterStage(
         config.output_clip_path,
+        annotation_version=made_version(config),
+        annotations=annotations_of(config) if is_annotation(config) else None,
         provenance=provenance(config),
         before_record=before_record,
         embedding_names=embedding_names(config),
@@ -73,6 +77,17 @@ def build_pipeline(
         first_after = next(k for k, stage in enumerate(pipeline.stages) if not stage.in_child)
         pipeline.stages.insert(first_after, GiveBackStage(give_back))
     return pipeline
+
+
+def clip_stages(config: RunConfig) -> list[Stage]:
+    """Those that give clips: from videos, or from an output that has them."""
+    if is_annotation(config):
+        wanted = annotations_of(config)
+        looks = bool(wanted.made - {"enhancement", "t5"})
+        return [ClipReaderStage(config.output_clip_path, annotations=wanted, reads_clips=looks, s3=config.output_s3)]
+    limits = SourceLimits(**config.limits.model_dump())
+    reader = VideoReaderStage(allow_truncated=config.clips.allow_truncated, limits=limits)
+    return [reader, _splitter(config), _transcoder(config)]
 
 
 def _sandbox(worker: WorkerSettings, *, num_children: int) -> DecodeSandbox:
@@ -125,13 +140,12 @@ def _transcoder(config: RunConfig) -> Stage:
 
 def provenance(config: RunConfig) -> dict[str, Any]:
     """What every document says of how it came to be; the same for the same settings, wherever they are run."""
-    models = {} if config.split.is_fixed_stride else {"transnetv2": f"sha256:{WEIGHTS_SHA256}"}
-    described = {
-        "code_version": curation.__version__,
-        "config_hash": config.content_hash,
-        "splitting_algorithm": config.split.splitting_algorithm,
-        "models": models,
-    }
+    models = {}
+    described: dict[str, Any] = {"code_version": curation.__version__, "config_hash": config.content_hash}
+    if not is_annotation(config):
+        described["splitting_algorithm"] = config.split.splitting_algorithm
+        models = {} if config.split.is_fixed_stride else {"transnetv2": f"sha256:{WEIGHTS_SHA256}"}
+    described["models"] = models
     models |= {
         needed.name: f"{needed.model.repository}@{weights_revision(needed.find(config.models.model_dir))}"
         for needed in needed_models(config)

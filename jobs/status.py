@@ -16,6 +16,7 @@ from jobs.captions import EngineWork
 from jobs.ends import counted_ends, once
 from jobs.job_states import slurm_jobs
 from jobs.ledger import live_leases
+from jobs.packing_plan import PackingPlan, live_packers, packed_tasks
 from jobs.parts import video_of
 from jobs.roll_up import LogState, RollUp, roll_up
 from jobs.rundir import RunDir
@@ -30,7 +31,8 @@ class RunStatus:
     ``num_running`` videos are begun in a live shard; ``num_waiting`` are everything that is not done, failed or
     running. ``videos_per_hour`` is the rate of the last hour, None until two videos ended, as is ``eta_s``.
     ``retry_commands`` are by class of failure; ``bad_nodes`` are those that are left out now. ``captions`` are by key,
-    of the workers that came to their end.
+    of the workers that came to their end. ``packing`` counts the tasks that pack the dataset; None where there are
+    none, or the dataset is published.
     """
 
     run_dir: str
@@ -52,6 +54,7 @@ class RunStatus:
     videos_per_hour: float | None = None
     eta_s: float | None = None
     captions: dict[str, EngineWork] = field(default_factory=dict)
+    packing: dict[str, int] | None = None
 
     @property
     def num_waiting(self) -> int:
@@ -91,6 +94,9 @@ def run_status(run: RunDir, *, ask_slurm: bool = True) -> RunStatus:
     status.retry_commands = {reason: retry_command(run.root, reason) for reason in status.failures}
     status.bad_nodes = [asdict(bad) for bad in bad_nodes(run, time.time())]
     _add_rate(status, ends)
+    if (plan := PackingPlan.load(run)) is not None:
+        counts = {"num_tasks": plan.num_tasks, "num_ended": len(packed_tasks(run, plan))}
+        status.packing = counts | {"num_running": len(live_packers(run, config))}
     if ask_slurm and config.cluster == "slurm":
         status.jobs = slurm_jobs(run)
     return status

@@ -19,7 +19,7 @@ _PATIENCE_S = 1.0
 
 
 class StopSignals:
-    """Listens to the stop signals in place of submitit's handlers, as a context; puts the old handlers back.
+    """Listens to the stop signals, as a context; puts the handlers that were there before back.
 
     A thread learns of a signal as soon as the system delivers it: Python's own handlers run when the main thread comes
     back from C, which a driver may put off for minutes. Anywhere but in the main thread nothing is listened to.

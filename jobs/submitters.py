@@ -7,6 +7,8 @@ from jobs.aggregation import run_aggregation
 from jobs.config import RunConfig
 from jobs.exits import FAILED, INCOMPLETE
 from jobs.local_submitter import LocalSubmitter, cancel_local
+from jobs.packing import run_packing
+from jobs.packing_plan import num_pack_tasks
 from jobs.rundir import RunDir
 from jobs.slurm import job_prefix
 from jobs.slurm_attempt import SlurmAttempt, cancelled_path, slurm_job_ids
@@ -29,11 +31,16 @@ class DebugSubmitter:
         for shard in shards:
             if run_shard(str(run.root), shard, attempt) == INCOMPLETE:
                 break
-        self._code = run_aggregation(str(run.root))
+        num_tasks = num_pack_tasks(config)
+        self._code = run_aggregation(str(run.root), num_tasks)
+        if num_tasks:
+            for task in range(num_tasks):
+                run_packing(str(run.root), task)
+            self._code = run_packing(str(run.root), None)
         return [SubmittedJob(f"debug-{shard}", shard) for shard in shards]
 
     def wait(self) -> int:
-        """The aggregation's exit code."""
+        """The run's exit code."""
         return self._code
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from curation import layout
-from curation.storage import storage_for
 from jobs.again import read_voids, unsettled
+from jobs.annotation import output_storage
 from jobs.config import RunConfig
 from jobs.ledger import count_begun, live_leases, read_events
 from jobs.parts import parts_begun, parts_to_do, planned_parts, video_parts
@@ -82,7 +82,7 @@ def next_shard(run: RunDir) -> int:
 
 def standings(run: RunDir, config: RunConfig) -> Iterator[Standing]:
     """Where each video of the manifest stands, in its order, by the records and by what was begun."""
-    storage = storage_for(config.output_clip_path, config.output_s3)
+    storage = output_storage(config)
     voids, again = read_voids(run), unsettled(run)
     begun = count_begun(
         event for shard, path in run.state_paths() for event in voids.of_shard(read_events(path), shard)

@@ -1,15 +1,16 @@
 #!/bin/bash
-# Queues attempt {{attempt}} of a clipmill run: {{num_shards}} shards in {{num_arrays}} arrays of workers, then the aggregation.
+# Queues attempt {{attempt}} of a clipmill run: {{num_shards}} shards in {{num_arrays}} arrays of workers, then the aggregation{{then}}.
 # Each array of a lane waits for the one before it, so that at most {{parallelism}} workers run at once.
 # May be run again after it was stopped: what is queued already stays as it is.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
+run_dir={{run_dir}}
 attempt_folder={{attempt_folder}}
 queued=$attempt_folder/{{script_jobs}} # NAME JOBID: read by "clipmill status" and "clipmill cancel"
 
 if [ -e "$attempt_folder/cancelled" ]; then
-    echo "this attempt was cancelled; make a new one with: clipmill resume {{run_dir}}" >&2
+    printf 'this attempt was cancelled; make a new one with: clipmill resume %q\n' "$run_dir" >&2
     exit 1
 fi
 
@@ -31,4 +32,4 @@ queue() {
 
 {{queue_lines}}
 
-echo "follow with: clipmill status {{run_dir}} --watch"
+printf 'follow with: clipmill status %q --watch\n' "$run_dir"

@@ -7,6 +7,14 @@ import pytest
 from tests.footage import footage
 from tests.s3.server import S3Server, require_program
 
+SLOW_FIRST = ("slurm", "s3", "jobs", "captioning", "benchmarks")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Folders with files that take minutes come first: of two processes none is left alone with one at the end."""
+    folders = {item: item.path.parent.name for item in items}
+    items.sort(key=lambda item: SLOW_FIRST.index(folders[item]) if folders[item] in SLOW_FIRST else len(SLOW_FIRST))
+
 
 @pytest.fixture(autouse=True)
 def scheduling_is_kept() -> Iterator[None]:

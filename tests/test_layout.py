@@ -41,13 +41,14 @@ def test_the_output_of_a_split_run_lies_where_the_contract_says(path: str, expec
     ],
 )
 def test_a_window_goes_to_the_bucket_of_256_frames_in_which_it_begins(start_frame: int, expected: str) -> None:
-    assert layout.bucket("720", "16_9", start_frame) == expected
+    assert layout.bucket("720", "16_9", layout.frame_window(start_frame)) == expected
 
 
 @given(st.integers(0, 10**6))
 def test_the_bucket_of_a_window_holds_its_first_frame(start_frame: int) -> None:
     found = re.fullmatch(
-        r"resolution_1080/aspect_ratio_9_16/frames_(\d+)_(\d+)", layout.bucket("1080", "9_16", start_frame)
+        r"resolution_1080/aspect_ratio_9_16/frames_(\d+)_(\d+)",
+        layout.bucket("1080", "9_16", layout.frame_window(start_frame)),
     )
     assert found is not None
     first, last = int(found[1]), int(found[2])

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import av
 import av.error
 
+from curation.clipping.as_it_is import clip_as_it_is
 from curation.clipping.clip_motion import MotionPlan
 from curation.clipping.cutting import Cutter, first_frame
 from curation.clipping.parts import begin_at
@@ -43,6 +44,10 @@ def cut_clips(recipe: ClipRecipe, video: Video, *, seeks: bool = True) -> Iterat
         VideoError: UNREADABLE or DECODE_ERROR.
         StorageError: the file could not be read.
     """
+    whole = clip_as_it_is(recipe, video)
+    if whole is not None:
+        yield whole
+        return
     is_sparse = recipe.copies and len(timeline_needed(video).idr_frames) > 0 and _is_copyable(video)
     yield from _SparsePass(recipe, video).clips() if is_sparse else _cut_densely(recipe, video, seeks=seeks)
 

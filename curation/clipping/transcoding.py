@@ -1,7 +1,6 @@
 """From spans to clips: one decode of the source cuts, encodes and samples everything that was asked for."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from copy import copy
 from typing import Literal
 
 from curation.clipping.parts import check_recipe
@@ -9,11 +8,10 @@ from curation.clipping.recipe import ClipRecipe
 from curation.clipping.sparse_cutting import cut_clips
 from curation.model import Clip, Video, VideoTask
 from curation.pipeline import Stage
+from curation.pipeline.chunks import in_chunks
 from curation.video.encode import EncoderSettings, choose_encoder
 from curation.video.frames import FrameRequest
 from curation.video.motion import MotionRequest, one_of
-
-_MAX_PART_BYTES = 8 * 2**20
 
 
 class ClipTranscodingStage(Stage):
@@ -100,30 +98,5 @@ class ClipTranscodingStage(Stage):
         )
 
     def in_chunks(self, task: VideoTask, clips: Iterator[Clip]) -> Iterator[VideoTask]:
-        """Tasks of some clips each, which make up chunks; only the last knows how many. No clips: one empty chunk."""
-        part: list[Clip] = []
-        index = num_in_chunk = num_bytes = 0
-        for clip in clips:
-            is_full = num_in_chunk == self._num_clips_per_chunk
-            if is_full or num_bytes >= _MAX_PART_BYTES:
-                yield _part_task(task, part, index=index, goes_on=not is_full)
-                part, num_bytes = [], 0
-            if is_full:
-                index, num_in_chunk = index + 1, 0
-            part.append(clip)
-            num_in_chunk += 1
-            num_bytes += clip.get_major_size()
-        last = _part_task(task, part, index=index, goes_on=False)
-        last.data.num_clip_chunks = index + 1
-        yield last
-
-
-def _part_task(task: VideoTask, clips: list[Clip], *, index: int, goes_on: bool) -> VideoTask:
-    """A task of its own for some clips of a chunk."""
-    video = copy(task.data)
-    video.clips, video.filtered_clips = clips, []
-    video.clip_chunk_index, video.clip_chunk_goes_on = index, goes_on
-    video.num_clip_chunks = 0
-    video.errors = dict(task.data.errors)
-    video.timeline = None  # what its clips need of it they have, and it grows with the video's length
-    return VideoTask(task.task_id, task.dataset_name, video)
+        """See ``curation.pipeline.chunks.in_chunks``."""
+        return in_chunks(task, clips, clips_per_chunk=self._num_clips_per_chunk)

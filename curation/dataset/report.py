@@ -1,26 +1,35 @@
 """The documents beside the tars: indexes of a bucket, and what became of every clip and window. Pure."""
 
 import csv
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from curation.dataset.buckets import Bucket
-from curation.dataset.packing import LeftOut
+from curation import layout
+from curation.dataset.content import METAS, T5, VIDEO
+from curation.dataset.plan_files import DatasetPlan
 from curation.dataset.tars import TarDigest
 
-SCHEMA_VERSION = 1
-
-TREES = ("video", "metas")
-"""The trees of every bucket: one tar of each holds the same keys in the same order."""
+SCHEMA_VERSION = 2
 
 REPORT = "report.json"
 CATALOGUE = "catalogue.parquet"
 BUCKET_LIST = "wdinfo_list.csv"
-BUILDING = "building.json"  # there while a build is under way: every file that it or one before it may leave
+LEFT_OUT = "left_out.parquet"
 INDEX = "index.json"  # in each bucket
 WDINFO = "wdinfo.json"  # in each bucket
+
+LAST_BUILD = "last_build"  # of a report: the only part that a build which changes nothing else leaves as it is
+_FEW_TARS = 8
+_ALL_TREES = (VIDEO, METAS, T5)
+
+
+def tar_paths(plan: DatasetPlan, number: int) -> dict[str, str]:
+    """Tree -> tar relative to its bucket."""
+    most = plan.settings.max_tars_per_part
+    return {tree: layout.tar(tree, number, max_tars_per_part=most) for tree in plan.trees}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +48,37 @@ class PackedTar:
 
     @property
     def num_samples(self) -> int:
-        return self.digests[TREES[0]].num_members
+        return self.digests[VIDEO].num_members
 
     @property
     def num_bytes(self) -> int:
         """Bytes of all its trees."""
         return sum(digest.num_bytes for digest in self.digests.values())
 
+    @classmethod
+    def from_entry(cls, entry: Mapping[str, Any], paths: Mapping[str, str]) -> "PackedTar":
+        """One of an ``index_document``, under paths that may be others."""
+        trees, num_samples = entry["trees"], entry["num_samples"]
+        digests = {name: TarDigest(num_samples, trees[name]["num_bytes"], trees[name]["sha256"]) for name in paths}
+        return cls(paths, digests, entry["mp4_bytes"])
+
+    def to_entry(self) -> dict[str, Any]:
+        return {
+            "num_samples": self.num_samples,
+            "mp4_bytes": self.mp4_bytes,
+            "trees": {
+                tree: {"path": path, "num_bytes": digest.num_bytes, "sha256": digest.sha256}
+                for tree, path in self.paths.items()
+                for digest in (self.digests[tree],)
+            },
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class PackedBucket:
-    """What a bucket came to hold."""
+    """What a bucket, named by its folder, came to hold."""
 
-    bucket: Bucket
+    folder: str
     tars: tuple[PackedTar, ...]
 
     @property
@@ -64,10 +91,9 @@ class PackedBucket:
 
     @property
     def files(self) -> list[str]:
-        """Everything in the bucket, relative to the version's folder."""
-        folder = self.bucket.folder
-        tars = [f"{folder}/{path}" for tar in self.tars for path in tar.paths.values()]
-        return [*tars, f"{folder}/{WDINFO}", f"{folder}/{INDEX}"]
+        """Everything in the bucket, relative to the dataset's folder."""
+        tars = [f"{self.folder}/{path}" for tar in self.tars for path in tar.paths.values()]
+        return [*tars, f"{self.folder}/{WDINFO}", f"{self.folder}/{INDEX}"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +104,9 @@ class DatasetReport:
         num_clips: kept clips: those with a window in the dataset, and those without.
         num_windows: windows of the kept clips: packed or left out.
         num_without_caption: packed windows that have none.
-        left_out: windows, and clips that have none, with the reason.
+        left_out_by_reason: windows and clips without windows; ids in reasons are ``*``.
+        buckets: their folders.
+        last_build: ``kept_tars``, ``packed_tars``, and ``base``: what was found of an earlier dataset.
     """
 
     num_clips: int
@@ -86,9 +114,13 @@ class DatasetReport:
     num_left_out_clips: int
     num_windows: int
     num_packed: int
+    num_left_out: int
     num_without_caption: int
-    left_out: tuple[LeftOut, ...]
-    buckets: tuple[PackedBucket, ...]
+    num_tars: int
+    num_bytes: int
+    left_out_by_reason: Mapping[str, int]
+    buckets: tuple[str, ...]
+    last_build: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         packed, left_out = self.num_packed, self.num_left_out
@@ -97,35 +129,30 @@ class DatasetReport:
         assert packed + left_out == self.num_clips, f"clips: {packed} packed + {left_out} left out != {self.num_clips}"
 
     @property
-    def num_left_out(self) -> int:
-        """Windows left out; a clip without a window counts none."""
-        return sum(each.start_frame is not None for each in self.left_out)
+    def notes(self) -> list[str]:
+        """What a user should know before training."""
+        if not 0 < self.num_tars < _FEW_TARS:
+            return []
+        return [
+            f"{self.num_tars} tars in all: a loader needs as many as it has ranks x workers; "
+            "a smaller target_tar_size_mb gives more"
+        ]
 
-    @property
-    def num_tars(self) -> int:
-        """Tars of one tree."""
-        return sum(len(bucket.tars) for bucket in self.buckets)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all tars of all trees."""
-        return sum(bucket.num_bytes for bucket in self.buckets)
-
-    @property
-    def files(self) -> list[str]:
-        """Everything in the buckets, relative to the version's folder."""
-        return [path for bucket in self.buckets for path in bucket.files]
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "DatasetReport":
+        """What a ``report_document`` says."""
+        return cls(**{**{name: document[name] for name in cls.__slots__}, "buckets": tuple(document["buckets"])})
 
 
-def wdinfo_document(bucket: PackedBucket) -> dict[str, Any]:
+def wdinfo_document(bucket: PackedBucket, trees: Sequence[str]) -> dict[str, Any]:
     """What a loader needs of a bucket: ``{bucket}/{data_key}/{data_list item}`` is a tar."""
     counts = [tar.num_samples for tar in bucket.tars]
-    video = TREES[0]
     return {
         "schema_version": SCHEMA_VERSION,
-        "data_keys": list(TREES),
+        "data_keys": list(trees),
+        "absent_data_keys": [tree for tree in _ALL_TREES if tree not in trees],
         "total_key_count": bucket.num_samples,
-        "data_list": [tar.paths[video].removeprefix(f"{video}/") for tar in bucket.tars],
+        "data_list": [tar.paths[VIDEO].removeprefix(f"{VIDEO}/") for tar in bucket.tars],
         "data_list_key_count": counts,
         "max_key_count": max(counts),
         "min_key_count": min(counts),
@@ -134,38 +161,21 @@ def wdinfo_document(bucket: PackedBucket) -> dict[str, Any]:
 
 
 def index_document(bucket: PackedBucket) -> dict[str, Any]:
-    """A bucket's tars: how many samples, and for each tree where, how long and with which checksum."""
+    """A bucket's tars in order: how many samples, and for each tree where, how long and with which checksum."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "bucket": bucket.bucket.folder,
-        "tars": [
-            {
-                "num_samples": tar.num_samples,
-                "mp4_bytes": tar.mp4_bytes,
-                "trees": {
-                    tree: {"path": path, "num_bytes": digest.num_bytes, "sha256": digest.sha256}
-                    for tree, path in tar.paths.items()
-                    for digest in (tar.digests[tree],)
-                },
-            }
-            for tar in bucket.tars
-        ],
+        "bucket": bucket.folder,
+        "tars": [tar.to_entry() for tar in bucket.tars],
     }
 
 
-def files_of_index(index: Mapping[str, Any]) -> list[str]:
-    """The files of a bucket that an ``index_document`` describes, relative to the version's folder."""
-    folder = index["bucket"]
-    tars = [f"{folder}/{tree['path']}" for tar in index["tars"] for tree in tar["trees"].values()]
-    return [*tars, f"{folder}/{WDINFO}", f"{folder}/{INDEX}"]
-
-
-def report_document(report: DatasetReport, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The dataset's account."""
+def report_document(report: DatasetReport, plan: DatasetPlan, *, dataset: str) -> dict[str, Any]:
+    """The dataset's account; ``dataset`` is its ``dataset_id``."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "settings": dict(settings),
-        "trees": list(TREES),
+        "dataset_id": dataset,
+        "settings": plan.settings.to_document(),
+        "trees": list(plan.trees),
         "num_clips": report.num_clips,
         "num_packed_clips": report.num_packed_clips,
         "num_left_out_clips": report.num_left_out_clips,
@@ -175,8 +185,10 @@ def report_document(report: DatasetReport, settings: Mapping[str, Any]) -> dict[
         "num_without_caption": report.num_without_caption,
         "num_tars": report.num_tars,
         "num_bytes": report.num_bytes,
-        "buckets": [bucket.bucket.folder for bucket in report.buckets],
-        "left_out": [asdict(each) for each in report.left_out],
+        "buckets": list(report.buckets),
+        "left_out_by_reason": dict(report.left_out_by_reason),
+        "notes": report.notes,
+        LAST_BUILD: dict(report.last_build),
     }
 
 
@@ -186,5 +198,15 @@ def bucket_list(buckets: Sequence[PackedBucket]) -> bytes:
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(("bucket", "samples", "tars", "bytes"))
     for each in buckets:
-        rows.writerow((each.bucket.folder, each.num_samples, len(each.tars), each.num_bytes))
+        rows.writerow((each.folder, each.num_samples, len(each.tars), each.num_bytes))
     return text.getvalue().encode()
+
+
+def dataset_id(buckets: Sequence[PackedBucket]) -> str:
+    """Says which tars a dataset has: equal tars under equal paths, equal id."""
+    digest = hashlib.sha256()
+    for bucket in buckets:
+        for tar in bucket.tars:
+            for tree, path in tar.paths.items():
+                digest.update(f"{bucket.folder}/{path} {tar.digests[tree].sha256}\n".encode())
+    return digest.hexdigest()

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.embedding.frames import EmbeddingFrameRequest
-from curation.embedding.gpu_batch import is_on_gpu
 from curation.embedding.models import EmbeddingModel, embedding_model
 from curation.embedding.remote_code import load_remote_model, load_remote_processor
 from curation.embedding.stages import ClipEmbeddingStage, EmbeddingFrameCreationStage, LoadedModel
+from curation.gpu import is_on_gpu
 from curation.weights import find_weights_folder
 
 Variant = Literal["224p", "336p", "448p"]

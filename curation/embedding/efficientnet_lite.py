@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.embedding.frames import EmbeddingFrameRequest
-from curation.embedding.gpu_batch import is_on_gpu
 from curation.embedding.stages import ClipEmbeddingStage, EmbeddingFrameCreationStage, LoadedModel
+from curation.gpu import is_on_gpu
 from curation.weights import find_packaged_weights
 
 TITLE: Final = "EfficientNet-Lite0"

@@ -1,18 +1,15 @@
 """How many clips a model takes at once: as many as the memory that it was given holds."""
 
-import gc
-import math
 from collections.abc import Callable
 
 from curation.embedding.errors import EmbeddingStartError
+from curation.gpu import GB, rounded_up_gb
 
 CPU_CLIPS = 8
 """At once on a CPU, where more of them are not faster."""
 
 MOST_CLIPS = 128
 """At once on a GPU: it is busy with fewer."""
-
-_GB = 10**9
 
 
 def clips_that_fit(
@@ -31,13 +28,13 @@ def clips_that_fit(
     Raises:
         EmbeddingStartError: one clip does not fit; the message says what would.
     """
-    bound = int(gpu_memory_gb * _GB)
+    bound = int(gpu_memory_gb * GB)
     one = peak_bytes(1)
     if one is None:
         raise EmbeddingStartError(f"{name}: the GPU has too little free memory for one clip; gpu_memory_gb is no help")
     if one > bound:
         raise EmbeddingStartError(
-            f"{name}: its weights and one clip take {one / _GB:.2f} GB of the GPU, gpu_memory_gb is {gpu_memory_gb:g}; "
+            f"{name}: its weights and one clip take {one / GB:.2f} GB of the GPU, gpu_memory_gb is {gpu_memory_gb:g}; "
             f"{rounded_up_gb(one):g} would do"
         )
     two = peak_bytes(2) if most > 1 else None
@@ -55,55 +52,5 @@ def clips_on_the_line(bound: int, one: int, two: int, *, most: int) -> int:
     return most if step <= 0 else min(most, 1 + (bound - one) // step)
 
 
-def rounded_up_gb(num_bytes: int) -> float:
-    """Gigabytes that hold it, with one decimal."""
-    return math.ceil(10 * num_bytes / _GB) / 10
-
-
 def _fits(peak: int | None, bound: int) -> bool:
     return peak is not None and peak <= bound
-
-
-class GpuMemory:
-    """What this process takes of its GPU from now on; what it had before does not count.
-
-    It is what torch's allocator holds. What CUDA takes for itself (some 0.5 GB for each process) comes on top.
-    """
-
-    def __init__(self) -> None:
-        self._before = 0
-        if is_on_gpu():
-            import torch
-
-            _give_back_unused()
-            self._before = torch.cuda.memory_reserved()
-
-    def peak_bytes(self, run: Callable[[], object]) -> int | None:
-        """Bytes at the fullest moment of a run; None where the GPU did not have them."""
-        import torch
-
-        _give_back_unused()
-        torch.cuda.reset_peak_memory_stats()
-        try:
-            run()
-            torch.cuda.synchronize()
-        except torch.OutOfMemoryError:
-            return None
-        finally:
-            peak = torch.cuda.max_memory_reserved() - self._before
-            _give_back_unused()
-        return peak
-
-
-def is_on_gpu() -> bool:
-    """Whether torch can use a GPU."""
-    import torch
-
-    return bool(torch.cuda.is_available())
-
-
-def _give_back_unused() -> None:
-    import torch
-
-    gc.collect()
-    torch.cuda.empty_cache()

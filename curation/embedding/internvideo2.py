@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from curation.embedding.errors import EmbeddingStartError
 from curation.embedding.frames import EmbeddingFrameRequest
-from curation.embedding.gpu_batch import is_on_gpu
 from curation.embedding.models import embedding_model
 from curation.embedding.stages import ClipEmbeddingStage, EmbeddingFrameCreationStage, LoadedModel
+from curation.gpu import is_on_gpu
+from curation.loading import loading_alone
 from curation.weights import Checkpoint, find_weights_folder
 
 _PUBLISHED: Final = embedding_model("internvideo2")
@@ -159,7 +160,8 @@ def _tokenizer(model_dir: str | Path, num_known: int) -> Any:
     assert _PUBLISHED.text_checkpoint is not None
     vocabulary = find_file(model_dir, _PUBLISHED.text_checkpoint)
     try:
-        from transformers import BertTokenizer
+        with loading_alone():
+            from transformers import BertTokenizer
     except ImportError as error:
         raise EmbeddingStartError(f"transformers is needed for texts: {error}") from error
     tokenizer = BertTokenizer.from_pretrained(vocabulary.parent, local_files_only=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from curation.embedding.errors import EmbeddingStartError
+from curation.loading import loading_alone
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +51,13 @@ def load_remote_model(folder: Path, *, device: str, dtype: str) -> Any:
         EmbeddingStartError: it can't be loaded.
     """
     try:
-        import torch
-        from transformers.initialization import no_init_weights
+        with loading_alone():
+            import torch
+            from transformers.initialization import no_init_weights
     except ImportError as error:
         raise EmbeddingStartError(f"torch and transformers 5 are needed for {folder}: {error}") from error
     try:
-        with _as_transformers_4():
+        with loading_alone(), _as_transformers_4():
             config = _remote_class(folder, "AutoConfig").from_pretrained(folder, local_files_only=True)
             with no_init_weights():
                 model = _remote_class(folder, "AutoModel")(config)
@@ -73,7 +75,7 @@ def load_remote_processor(folder: Path) -> Any:
         EmbeddingStartError: it can't be loaded.
     """
     try:
-        with _as_transformers_4():
+        with loading_alone(), _as_transformers_4():
             kind = _remote_class(folder, "AutoProcessor")
             return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=True)
     except _OTHER_PEOPLES_ERRORS as error:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from curation.embedding.errors import EmbeddingStartError
 from curation.embedding.extraction import frames_extracted_before
 from curation.embedding.frames import EmbeddingFrameRequest
-from curation.embedding.gpu_batch import CPU_CLIPS, GpuMemory, clips_that_fit, is_on_gpu
+from curation.embedding.gpu_batch import CPU_CLIPS, clips_that_fit
 from curation.embedding.text_match import TextMatch, unit_vectors
-from curation.errors import StopRunError, VideoError
+from curation.errors import VideoError
+from curation.gpu import GpuMemory, free_unused, is_on_gpu, stop_if_deadly
 from curation.model import Clip, VideoTask
 from curation.pipeline import BatchStage, Stage
 from curation.video.frames import FrameRequest, sample_clip
@@ -224,13 +225,13 @@ class ClipEmbeddingStage(BatchStage):
         try:
             vectors = self._vectors(clips)
         except (RuntimeError, ValueError) as error:
-            _stop_if_deadly(error)
+            stop_if_deadly(error, work="clips were embedded")
             reason = f"{type(error).__name__}: {error}"
         else:
             for clip, vector in zip(clips, unit_vectors(vectors), strict=True):
                 self._note(clip, vector)
             return
-        _free_unused()  # out here, where the traceback does not hold what the clips took any more
+        free_unused()  # out here, where the traceback does not hold what the clips took any more
         if len(clips) == 1:
             self._fail(clips[0], reason)
             return
@@ -270,18 +271,3 @@ def _halves(clips: Sequence[Clip]) -> Iterator[Sequence[Clip]]:
     middle = len(clips) // 2
     yield clips[:middle]
     yield clips[middle:]
-
-
-def _stop_if_deadly(error: Exception) -> None:
-    """Raise StopRunError where the GPU's context is lost, after which every call fails."""
-    import torch
-
-    if isinstance(error, torch.AcceleratorError) and not isinstance(error, torch.OutOfMemoryError):
-        raise StopRunError(f"the GPU failed while clips were embedded: {error}") from error
-
-
-def _free_unused() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

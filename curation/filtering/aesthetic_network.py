@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from curation.loading import loading_alone
+
 _EMBEDDING_SIZE: Final = 768
 _PIXEL_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, of pixels in 0..1
 _PIXEL_SCALE: Final = (0.26862954, 0.26130258, 0.27577711)
@@ -77,14 +79,16 @@ def load_aesthetic_scorer(clip_folder: Path, head_file: Path, device: str) -> Ae
 
 def _load_clip(folder: Path) -> Any:
     """CLIP without its text side, which the checkpoint has as well."""
-    from transformers import CLIPVisionModelWithProjection
+    with loading_alone():
+        from transformers import CLIPVisionModelWithProjection
 
     class PictureSide(CLIPVisionModelWithProjection):  # type: ignore[misc]  # transformers has no types
         _keys_to_ignore_on_load_unexpected = (r"^text_", r"^logit_scale$")
 
-    clip, found = PictureSide.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
-    )
+    with loading_alone():
+        clip, found = PictureSide.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
     if found["missing_keys"]:  # they would be random numbers
         raise ValueError(f"{folder}: not the weights of CLIP: there is no {min(found['missing_keys'])}")
     if clip.config.projection_dim != _EMBEDDING_SIZE:

@@ -162,17 +162,18 @@ def storage_errors(doing: str, path: str, *, root: str, options: S3Options) -> I
     from botocore import exceptions
     from botocore.exceptions import BotoCoreError, ClientError, CredentialRetrievalError
 
+    what = f"{doing} {path} in {root}" if path else f"{doing} {root}"
     try:
         yield
     except ClientError as error:
         kind = BusyError if _may_pass(error) else StorageError
-        raise kind(f"can't {doing} {path} in {root}: {_refusal(error, root, options)}") from error
+        raise kind(f"can't {what}: {_refusal(error, root, options)}") from error
     except CredentialRetrievalError:  # its text is what the site's own program printed, whatever that is
-        raise StorageError(f"can't {doing} {path} in {root}: {_no_credentials(options)}") from None
+        raise StorageError(f"can't {what}: {_no_credentials(options)}") from None
     except BotoCoreError as error:
         no_answer = isinstance(error, exceptions.ConnectionError | exceptions.HTTPClientError)
         kind = UnreachableError if no_answer else StorageError
-        raise kind(f"can't {doing} {path} in {root}: {_failure(error, options)}") from error
+        raise kind(f"can't {what}: {_failure(error, options)}") from error
 
 
 def _refusal(error: "ClientError", root: str, options: S3Options) -> str:

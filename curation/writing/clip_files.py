@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
 
 from curation import layout
 from curation.model import Clip, VideoTask
@@ -19,9 +20,12 @@ class ClipFilesStage(Stage):
 
     name = "clip_files"
 
-    def __init__(self, output_path: str, *, s3: S3Options | None = None) -> None:
-        """Where to write: the same place as the writer."""
+    def __init__(
+        self, output_path: str, *, annotation_version: str = layout.FIRST_VERSION, s3: S3Options | None = None
+    ) -> None:
+        """Where to write: the same place and version as the writer's."""
         self._writes = WritesAtOnce(storage_for(output_path, s3 or S3Options()))
+        self._version = annotation_version
 
     def process(self, task: VideoTask) -> Iterable[VideoTask]:
         """Write what there is of each clip.
@@ -32,25 +36,30 @@ class ClipFilesStage(Stage):
         """
         for clip in (*task.data.clips, *task.data.filtered_clips):
             if clip.buffer is not None:
-                write_files(self._writes, clip)
+                write_files(self._writes, clip, version=self._version)
                 release(clip)
         self._writes.wait()  # whoever comes after may say that they are there
         yield task
 
 
-def write_files(storage: Writes, clip: Clip) -> WrittenFiles:
-    """Write a clip's mp4 and previews; what is known of them is on the clip, too.
+def write_files(storage: Writes, clip: Clip, *, version: str = layout.FIRST_VERSION) -> WrittenFiles:
+    """Write a clip's mp4, unless an earlier version has it, and previews; what is known of them is on the clip, too.
 
     Raises:
         VideoError: the clip is not a readable video; nothing is written.
         StorageError: the storage failed.
     """
+    if clip.written is not None:  # it is there, and only annotated anew
+        previews = write_previews(storage, clip, version=version)
+        paths, num_previews = (*clip.written.paths, *previews), clip.written.num_previews + len(previews)
+        clip.written = replace(clip.written, paths=paths, num_previews=num_previews)
+        return clip.written
     metadata = clip.extract_metadata()
     assert clip.buffer is not None
     assert metadata is not None
     path = layout.clip(clip.uuid, filtered=clip.rejection is not None)
     storage.write(path, clip.buffer)
-    previews = write_previews(storage, clip)
+    previews = write_previews(storage, clip, version=version)
     clip.written = WrittenFiles(
         metadata=metadata,
         sha256=hashlib.sha256(clip.buffer).hexdigest(),
@@ -60,10 +69,10 @@ def write_files(storage: Writes, clip: Clip) -> WrittenFiles:
     return clip.written
 
 
-def write_previews(storage: Writes, clip: Clip) -> list[str]:
+def write_previews(storage: Writes, clip: Clip, *, version: str = layout.FIRST_VERSION) -> list[str]:
     """Write the previews of a clip; gives their paths."""
     previews = {
-        layout.preview(clip.uuid, window.start_frame, window.end_frame): window.webp_bytes
+        layout.versioned(layout.preview(clip.uuid, window.start_frame, window.end_frame), version): window.webp_bytes
         for window in clip.windows
         if window.webp_bytes is not None
     }

@@ -1,5 +1,6 @@
 """What is known of the parts of a long video until they are joined, in files beside the run's state."""
 
+import functools
 import hashlib
 import json
 import logging
@@ -11,6 +12,7 @@ from curation import layout
 from curation.documents import to_json
 from curation.storage import Storage
 from curation.writing.records import joined_documents
+from curation.writing.text_vectors import join_chunk
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,8 @@ class VideoParts:
                 return None
             chunks, record = joined_documents(documents, clips_per_chunk=clips_per_chunk)
             for index, chunk in enumerate(chunks):
+                path_of = functools.partial(layout.t5_vectors, self.video_id, index)
+                chunk["clips"] = join_chunk(chunk["clips"], self.files, self.clips, path_of)
                 self.clips.write(layout.clip_chunk(self.video_id, index), to_json(chunk))
             if before_record is not None:
                 before_record()
@@ -80,6 +84,7 @@ class VideoParts:
                     self.clips.delete(path)
         for index in range(self.count):
             self.files.delete(self._path(index))
+            self.files.delete(self.vectors_path(index))
         self.files.delete(self._whole_path)
 
     def _named(self) -> Iterator[str]:
@@ -94,6 +99,10 @@ class VideoParts:
     def _documents(self) -> Iterable[dict[str, Any]]:
         found = (_read(self.files, self._path(index)) for index in range(self.count))
         return [document for document in found if document is not None]
+
+    def vectors_path(self, index: int) -> str:
+        """Where the T5 vectors of a part's captions are, among ``files``; written before the part is added."""
+        return f"{self._stem}/{index}of{self.count}.npy"
 
     def _path(self, index: int) -> str:
         return f"{self._stem}/{index}of{self.count}.json"

@@ -6,9 +6,11 @@ from types import MappingProxyType
 from typing import Any
 
 from curation import layout
+from curation.documents import content_of, to_json
 from curation.model import Clip, ClipStats, Video
 from curation.writing.captions import CaptionTotals, totals_document, window_captions
 from curation.writing.clip_lines import ClipLine, LineTotals
+from curation.writing.text_vectors import described
 
 SCHEMA_VERSION = 1
 
@@ -27,10 +29,11 @@ def clip_meta(video: Video, clip: Clip, *, provenance: Mapping[str, Any]) -> dic
         "framerate_source": video.metadata.framerate,
         "clip_location": layout.clip(clip.uuid, filtered=clip.rejection is not None),
         **(clip.written.metadata if clip.written else dict.fromkeys(_PRODUCED)),
-        **_scores(clip),
+        **scores(clip),
         "errors": clip.errors,
         "windows": [
-            {"start_frame": w.start_frame, "end_frame": w.end_frame, **window_captions(w)} for w in clip.windows
+            {"start_frame": w.start_frame, "end_frame": w.end_frame, **window_captions(w), **described(w)}
+            for w in clip.windows
         ],
         "valid": reason is None,
         "schema_version": SCHEMA_VERSION,
@@ -44,7 +47,7 @@ def clip_meta(video: Video, clip: Clip, *, provenance: Mapping[str, Any]) -> dic
     }
 
 
-def _scores(clip: Clip) -> dict[str, Any]:
+def scores(clip: Clip) -> dict[str, Any]:
     """Only what was measured: a score that nobody computed has no key."""
     scores: dict[str, Any] = {}
     if clip.motion_score_global_mean is not None:
@@ -73,13 +76,19 @@ def _why_invalid(clip: Clip) -> str | None:
 
 
 def clip_entry(
-    clip: Clip, meta: Mapping[str, Any], *, version: str = "v0", embeddings: Mapping[str, str] = MappingProxyType({})
+    clip: Clip,
+    meta: Mapping[str, Any],
+    *,
+    version: str = "v0",
+    embeddings: Mapping[str, str] = MappingProxyType({}),
+    t5: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """What a chunk says of a clip: its meta, too, so that none has to be read for packing or to collect captions.
 
     Args:
         version: the annotation version of the meta.
         embeddings: as ``embedding_entry`` gives them.
+        t5: as ``set_aside`` gives it.
     """
     captions = [window_captions(window) for window in clip.windows]
     return {
@@ -90,12 +99,15 @@ def clip_entry(
         "num_frames": meta["num_frames"],
         "num_bytes": meta["num_bytes"],
         "sha256": clip.written.sha256 if clip.written else None,
+        "num_previews": clip.written.num_previews if clip.written else 0,
         "windows": [[w.start_frame, w.end_frame] for w in clip.windows],
         **({"captions": captions} if any(captions) else {}),  # one of each window
         **({"embeddings": dict(embeddings)} if embeddings else {}),  # by folder: base64 of little-endian float32
+        **({"t5": {version: dict(t5)}} if t5 else {}),  # where the vectors of each window are
         "valid": meta["valid"],
         "valid_reason": meta["valid_reason"],
         "metas": {version: dict(meta)},
+        "content": {version: content_of(to_json(meta))},
     }
 
 

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curation.embedding.errors import EmbeddingStartError
-from curation.embedding.gpu_batch import is_on_gpu
 from curation.embedding.stages import ClipEmbeddingStage, LoadedModel
+from curation.gpu import is_on_gpu
 from tests.benchmarks.harness import parse_size, verdict
 
 if TYPE_CHECKING:

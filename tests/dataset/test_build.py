@@ -1,119 +1,36 @@
 """A dataset built from real footage and numbered frames, read back by webdataset, tarfile and pyarrow."""
 
-import glob
 import hashlib
-import io
 import json
 import random
-import shutil
-import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import pyarrow.parquet as pq
 import pytest
-import webdataset as wds
 
-from curation.clipping.fixed_stride import FixedStrideExtractorStage
-from curation.clipping.reader import VideoReaderStage
-from curation.clipping.transcoding import ClipTranscodingStage
-from curation.dataset import DatasetReport, DatasetSettings, build_dataset
+from curation.dataset import DatasetReport, build_dataset
 from curation.errors import StorageError
-from curation.model import Video, VideoTask
-from curation.pipeline import Pipeline
 from curation.storage.local import LocalStorage
 from curation.video.probe import probe_bytes
-from curation.writing.clip_writer import ClipWriterStage
-from tests.footage import MEDIA
-from tests.synthetic import frames_of, make_video, read_number
-
-NUMBERED = "numbered"  # 1003 frames in clips of 500 with windows 0..255 and 256..499; the last has 3 frames
-SHORT = "short"  # 3 frames: no window
-BUNNY = "bunny"
-RATE = Fraction(25)
-SETTINGS = DatasetSettings(target_tar_size_mb=0.5, max_tars_per_part=2, shuffle_seed=7)
-
-
-@pytest.fixture(scope="module")
-def split_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output folder of a split run over three videos."""
-    folder = tmp_path_factory.mktemp("run")
-    sources = {
-        BUNNY: MEDIA / "big_buck_bunny_1.mp4",
-        NUMBERED: make_video(folder / "numbered.mp4", num_frames=1003, rate=RATE, width=128, height=96, audio="clicks"),
-        SHORT: make_video(folder / "short.mp4", num_frames=3, width=128, height=96),
-    }
-    pipeline = Pipeline("split")
-    for stage in (
-        VideoReaderStage(),
-        FixedStrideExtractorStage(20.0, min_clip_length_s=0.05),
-        ClipTranscodingStage("libx264", preset="ultrafast", crf=30, num_clips_per_chunk=2),
-        ClipWriterStage(str(folder / "out")),
-    ):
-        pipeline.add_stage(stage)
-    videos = [Video(path, id=name, end_s=5.0 if name == BUNNY else None) for name, path in sources.items()]
-    pipeline.run([VideoTask(video.id, "test", video) for video in videos])
-    return folder / "out"
-
-
-@pytest.fixture
-def run_copy(split_run: Path, tmp_path: Path) -> Path:
-    """A split run that a test may damage."""
-    return Path(shutil.copytree(split_run, tmp_path / "run_copy"))
-
-
-@pytest.fixture(scope="module")
-def built(split_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DatasetReport]:
-    output = tmp_path_factory.mktemp("dataset")
-    return output / "v0", build(split_run, output)
-
-
-def chunks_of(run: Path, *, with_metas: bool = False) -> list[dict[str, Any]]:
-    """The lists of clips. Without their metas these are read from the run, as those of other annotation versions."""
-    chunks = [json.loads(path.read_bytes()) for path in sorted((run / "processed_clip_chunks").iterdir())]
-    for entry in (entry for chunk in chunks for entry in chunk["clips"] if not with_metas):
-        del entry["metas"]
-    return chunks
-
-
-def build(run: Path, output: Path, settings: DatasetSettings = SETTINGS) -> DatasetReport:
-    return build_dataset(
-        chunks_of(run), clips=LocalStorage(str(run)), output=LocalStorage(str(output)), settings=settings
-    )
-
-
-def windows_of(run: Path) -> set[str]:
-    """The keys of all windows that the split run lists."""
-    entries = [entry for chunk in chunks_of(run) for entry in chunk["clips"]]
-    return {f"{entry['uuid']}_{start}_{end}" for entry in entries for start, end in entry["windows"]}
-
-
-def samples_in(dataset: Path, tree: str) -> list[dict[str, Any]]:
-    """All samples of a tree as webdataset reads them, in the order of the tars."""
-    tars = sorted(glob.glob(f"{dataset}/*/*/*/{tree}/part_*/*.tar"))
-    return list(wds.WebDataset(tars, shardshuffle=False, empty_check=False))
-
-
-def keys_in(dataset: Path, tree: str) -> list[str]:
-    return [sample["__key__"] for sample in samples_in(dataset, tree)]
-
-
-def files_in(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def members_of(tar: bytes) -> list[str]:
-    with tarfile.open(fileobj=io.BytesIO(tar)) as read:
-        return read.getnames()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(path.read_bytes())
-    return document
+from tests.dataset.split_runs import (
+    BUNNY,
+    NUMBERED,
+    SETTINGS,
+    build,
+    chunks_of,
+    dataset_in,
+    files_in,
+    keys_in,
+    members_of,
+    read_json,
+    rows_in,
+    samples_in,
+    windows_of,
+)
+from tests.synthetic import frames_of, read_number
 
 
 def metas_path(run: Path, key: str) -> Path:
@@ -203,7 +120,7 @@ def test_wdinfo_names_the_tars_of_every_tree_and_counts_their_keys(built: tuple[
 
 
 def test_the_catalogue_points_at_the_bytes_of_each_mp4(built: tuple[Path, DatasetReport]) -> None:
-    rows = pq.read_table(built[0] / "catalogue.parquet").to_pylist()
+    rows = rows_in(built[0] / "catalogue.parquet")
     mp4s = {sample["__key__"]: sample["mp4"] for sample in samples_in(built[0], "video")}
     assert {row["key"] for row in rows} == set(mp4s)
     for row in rows:
@@ -223,7 +140,7 @@ def test_captions_and_scores_reach_the_catalogue(run_copy: Path, tmp_path: Path)
     meta["windows"][0] |= {"qwen_caption": "A bird.", "qwen_lm_enhanced_caption": "A bird on a branch."}
     path.write_text(json.dumps(meta))
     build(run_copy, tmp_path / "dataset")
-    rows = pq.read_table(tmp_path / "dataset/v0/catalogue.parquet").to_pylist()
+    rows = rows_in(tmp_path / "dataset/v0/catalogue.parquet")
     (row,) = [row for row in rows if row["video_id"] == BUNNY]
     assert (row["caption"], row["aesthetic_score"], row["motion_score"]) == ("A bird on a branch.", 4.5, 0.25)
 
@@ -245,9 +162,7 @@ def test_each_sample_has_the_caption_of_its_own_window_and_those_without_are_cou
         failed = window["start_frame"] > 0
         assert window.get("qwen_caption") == (None if failed else sample["__key__"])
         assert window.get("qwen_status") == ("error" if failed else None)
-    captions = {
-        row["key"]: row["caption"] for row in pq.read_table(tmp_path / "dataset/v0/catalogue.parquet").to_pylist()
-    }
+    captions = {row["key"]: row["caption"] for row in rows_in(tmp_path / "dataset/v0/catalogue.parquet")}
     assert {key for key, caption in captions.items() if caption is None} == {
         key for key in windows_of(run_copy) if "_256_" in key
     }
@@ -267,7 +182,8 @@ def test_the_report_accounts_for_every_clip_and_window(built: tuple[Path, Datase
         "num_without_caption": 5,
         "num_tars": len(list(built[0].glob("*/*/*/video/*/*.tar"))),
     }
-    assert [each["reason"] for each in report["left_out"]] == ["fewer than 4 frames"] * 2
+    assert [row["reason"] for row in rows_in(built[0] / "left_out.parquet")] == ["fewer than 4 frames"] * 2
+    assert report["left_out_by_reason"] == {"fewer than 4 frames": 2}
     assert report["num_bytes"] == sum(tar.stat().st_size for tar in built[0].rglob("*.tar"))
     assert report["settings"]["shuffle_seed"] == 7
 
@@ -308,10 +224,20 @@ def test_metas_in_the_lists_are_those_in_the_run(
         chunks_of(run_copy, with_metas=True),
     )
     build_dataset(chunks, clips=clips, output=output, settings=SETTINGS)
-    assert files_in(tmp_path / "v0") == files_in(built[0])
+    assert tars_and_indexes(tmp_path / "v0") == tars_and_indexes(built[0])
+    assert rows_but_contents(tmp_path / "v0") == rows_but_contents(built[0])
     other = replace(SETTINGS, annotation_version="v1")
     report = build_dataset(chunks, clips=clips, output=output, settings=other)
     assert report.num_packed == built[1].num_packed
+
+
+def tars_and_indexes(dataset: Path) -> dict[str, bytes]:
+    return {path: content for path, content in dataset_in(dataset).items() if path.startswith("resolution_")}
+
+
+def rows_but_contents(dataset: Path) -> list[dict[str, Any]]:
+    """The catalogue without what tells planning whether a meta has changed: of metas read by themselves it can't."""
+    return [{**row, "content": None} for row in rows_in(dataset / "catalogue.parquet")]
 
 
 def test_a_rebuild_in_place_changes_nothing(split_run: Path, tmp_path: Path) -> None:
@@ -360,7 +286,8 @@ def test_a_clip_that_cannot_be_had_is_left_out_alone(run_copy: Path, tmp_path: P
     lost = {each for each in windows if each.startswith(key.split("_")[0])}
     assert set(keys_in(tmp_path / "dataset/v0", "video")) == windows - lost
     assert keys_in(tmp_path / "dataset/v0", "video") == keys_in(tmp_path / "dataset/v0", "metas")
-    reasons = [each.reason for each in report.left_out if each.start_frame is not None]
+    left_out = rows_in(tmp_path / "dataset/v0/left_out.parquet")
+    reasons = [row["reason"] for row in left_out if row["start_frame"] is not None]
     assert len(reasons) == len(lost) == report.num_left_out
     assert all(why in reason for reason in reasons)
     assert (report.num_packed_clips, report.num_left_out_clips) == (2, 3)
@@ -382,7 +309,7 @@ def test_files_of_an_earlier_build_that_are_of_no_use_are_removed(
     other = replace(SETTINGS, target_tar_size_mb=0.001, max_tars_per_part=1, resolution_bins=(96,))
     build(split_run, tmp_path, other)
     build(split_run, tmp_path)
-    assert files_in(tmp_path / "v0") == files_in(built[0])
+    assert dataset_in(tmp_path / "v0") == dataset_in(built[0])
 
 
 class FailingStorage(LocalStorage):
@@ -426,7 +353,7 @@ def test_a_build_that_was_cut_off_leaves_nothing_behind_after_the_next(
         else:
             break
         build(split_run, tmp_path)
-        assert files_in(tmp_path) == {f"v0/{name}": content for name, content in files_in(built[0]).items()}
+        assert dataset_in(tmp_path / "v0") == dataset_in(built[0])
     else:
         pytest.fail("no build ended")
 
@@ -435,8 +362,13 @@ def test_a_run_without_clips_gives_an_empty_dataset(tmp_path: Path) -> None:
     storage = LocalStorage(str(tmp_path))
     report = build_dataset([], clips=storage, output=storage, settings=SETTINGS)
     assert report.num_clips == report.num_windows == 0
-    assert sorted(files_in(tmp_path / "v0")) == ["catalogue.parquet", "report.json", "wdinfo_list.csv"]
-    assert pq.read_table(tmp_path / "v0/catalogue.parquet").num_rows == 0
+    assert sorted(files_in(tmp_path / "v0")) == [
+        "catalogue.parquet",
+        "left_out.parquet",
+        "report.json",
+        "wdinfo_list.csv",
+    ]
+    assert rows_in(tmp_path / "v0/catalogue.parquet") == []
 
 
 def test_a_clip_that_is_listed_twice_is_refused(split_run: Path, tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 import hashlib
 import io
+import random
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -39,6 +42,18 @@ def test_offset_and_size_point_at_the_content(files: list[bytes]) -> None:
     assert [tar[place.offset : place.offset + place.size] for place in places] == files
 
 
+def test_large_members_are_hashed_aside_with_the_same_digest() -> None:
+    files = [(f"{number}.bin", bytes([number]) * 100_000 * (number % 3)) for number in range(9)]
+    stream = io.BytesIO()
+    with ThreadPoolExecutor(2) as aside:
+        writer = TarWriter(stream, aside=aside)
+        for name, content in files:
+            writer.add(name, content)
+        digest = writer.finish()
+    assert stream.getvalue() == written(files)[0]
+    assert digest.sha256 == hashlib.sha256(stream.getvalue()).hexdigest()
+
+
 @given(contents)
 def test_the_digest_is_that_of_the_whole_tar(files: list[bytes]) -> None:
     tar, _, digest = written([(f"{number}.bin", content) for number, content in enumerate(files)])
@@ -56,3 +71,30 @@ def test_a_member_has_no_time_and_no_owner() -> None:
 def test_a_name_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="name"):
         written([("n" * 300, b"")])
+
+
+def test_a_large_file_that_is_put_on_the_disk_on_the_way_is_whole(tmp_path: Path) -> None:
+    content = random.Random(8).randbytes(5 * 2**20)
+    with (tmp_path / "large.tar").open("wb") as file, ThreadPoolExecutor(2) as aside:
+        writer = TarWriter(file, aside=aside)
+        for number in range(15):
+            writer.add(f"{number}.bin", content)
+        digest = writer.finish()
+    assert digest.sha256 == hashlib.sha256((tmp_path / "large.tar").read_bytes()).hexdigest()
+    with tarfile.open(tmp_path / "large.tar") as read:
+        assert len(read.getnames()) == 15
+
+
+class BrokenFile(io.BytesIO):
+    """A stream to a disk that is gone."""
+
+    def fileno(self) -> int:
+        return 1_000_000
+
+
+def test_a_disk_that_fails_on_the_way_is_an_error_at_the_end() -> None:
+    with ThreadPoolExecutor(2) as aside:
+        writer = TarWriter(BrokenFile(), aside=aside)
+        writer.add("a.bin", bytes(40 * 2**20))
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            writer.finish()

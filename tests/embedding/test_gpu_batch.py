@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curation.embedding.errors import EmbeddingStartError
-from curation.embedding.gpu_batch import GpuMemory, clips_that_fit, rounded_up_gb
+from curation.embedding.gpu_batch import clips_that_fit
+from curation.gpu import GpuMemory, rounded_up_gb
 
 GB = 10**9
 

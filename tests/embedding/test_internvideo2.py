@@ -9,7 +9,6 @@ import pytest
 from numpy.typing import NDArray
 
 from curation.embedding.errors import EmbeddingStartError
-from curation.embedding.gpu_batch import is_on_gpu
 from curation.embedding.internvideo2 import (
     InternVideo2EmbeddingStage,
     InternVideo2FrameCreationStage,
@@ -17,6 +16,7 @@ from curation.embedding.internvideo2 import (
     find_file,
 )
 from curation.embedding.models import EMBEDDING_MODELS
+from curation.gpu import is_on_gpu
 from curation.model import Clip, Video, VideoTask
 from curation.pipeline import Pipeline
 from curation.weights.marker import FileMark, Marker, write_marker

@@ -138,7 +138,8 @@ def test_an_unknown_command_is_wrong_usage(terminal: Terminal) -> None:
 def test_run_keeps_a_config_for_slurm_on_this_machine(finished: Path) -> None:
     jobs = json.loads(RunDir(finished / "run").jobs_path(1).read_text())
     assert jobs["cluster"] == "local"
-    assert jobs["jobs"] == [{"job_id": "local-1-0", "shard": 0}, {"job_id": "local-1-aggregation", "shard": None}]
+    worker = {"job_id": "local-1-0", "shard": 0, "role": "worker"}
+    assert jobs["jobs"] == [worker, {"job_id": "local-1-aggregation", "shard": None, "role": "aggregation"}]
     assert (finished / "dataset" / "v0" / "report.json").is_file()
     logs = "".join(path.read_text() for path in (finished / "run" / "logs").rglob("*.log"))
     assert "event=aggregated" in logs

@@ -74,3 +74,13 @@ def test_an_aggregation_that_breaks_off_leaves_no_table(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="gone"):
         deque(embeddings_collected(chunks(), storage_for(str(tmp_path)), provenance={}), maxlen=0)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_shorter_table_leaves_nothing_of_a_longer_one(tmp_path: Path) -> None:
+    rows = [chunk((f"clip{k}", [float(k), 1.0])) for k in range(13)]
+    assert len(collect(tmp_path, *rows, rows_per_file=4)) == 4
+    files = collect(tmp_path, *rows[:6], rows_per_file=4)
+    assert [pq.read_table(path)["id"].to_pylist() for path in files] == [
+        ["clip0", "clip1", "clip2", "clip3"],
+        ["clip4", "clip5"],
+    ]

@@ -12,6 +12,7 @@ import pytest
 from jobs import exits, sbatch
 from jobs.config import ConfigError, RunConfig
 from jobs.ledger import ShardLog
+from jobs.packing_plan import num_pack_tasks
 from jobs.planning import plan_run
 from jobs.rundir import RunDir
 from jobs.script_submitter import render_scripts
@@ -33,12 +34,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "it's a folder"
 
 
-def planned(folder: Path, raw: Path, **slurm: Any) -> tuple[SlurmAttempt, RunConfig]:
+def planned(folder: Path, raw: Path, *, aggregate: Any = None, **slurm: Any) -> tuple[SlurmAttempt, RunConfig]:
     """Five shards in three arrays of which two tasks run at once: two lanes."""
     settings: dict[str, Any] = {"plan": {"num_shards": 5}, "slurm": {"gpus_per_task": 2, **slurm}}
+    settings |= {"aggregate": aggregate, "output_dataset_path": str(folder / "dataset")} if aggregate else {}
     run: RunDir = plan_run(config_of(folder, raw, **settings)).run  # locally: there need not be a Slurm to ask
     config = config_of(folder, raw, cluster="slurm", **settings)
-    return plan_attempt(run, 1, range(5), max_tasks=2, parallelism=2), config
+    num_tasks = num_pack_tasks(config)
+    return plan_attempt(run, 1, range(5), max_tasks=2, parallelism=2, num_pack_tasks=num_tasks), config
 
 
 def options_of(script: str) -> dict[str, str]:
@@ -51,7 +54,7 @@ def command_of(script: str) -> list[str]:
     """The words of a batch script's step."""
     found = re.search(r"^srun .*", script.replace("\\\n", ""), re.MULTILINE)
     assert found is not None
-    return shlex.split(found[0].replace("$((first_shard + SLURM_ARRAY_TASK_ID))", "SHARD"))
+    return shlex.split(re.sub(r"\$\(\(first_\w+ \+ SLURM_ARRAY_TASK_ID\)\)", "SHARD", found[0]))
 
 
 def test_both_routes_ask_slurm_for_the_same(folder: Path, raw: Path) -> None:
@@ -152,6 +155,88 @@ def test_submit_sh_queues_each_shard_once_lane_by_lane_and_then_the_aggregation(
         ['--dependency="afterany:$array_0:$array_1:$array_2"'],
     ]
     assert last[-1] == "aggregate.sbatch"
+
+
+def test_packers_come_after_the_aggregation_and_the_job_that_publishes_after_all_of_them(
+    folder: Path, raw: Path
+) -> None:
+    attempt, config = planned(folder, raw, aggregate={"num_tasks": 5})
+    text = render_scripts(attempt, config)["submit.sh"]
+    queued = [line.split() for line in text.splitlines() if line.startswith("queue clipmill-")][4:]
+    dependencies = [[word for word in words if word.startswith("--dependency")] for words in queued]
+    assert dependencies == [
+        ['--dependency="afterany:$aggregation"'],
+        ['--dependency="afterany:$aggregation"'],
+        ['--dependency="afterany:$packing_0"'],  # two lanes, as for the workers
+        ['--dependency="afterany:$packing_0:$packing_1:$packing_2"'],
+    ]
+    *packers, last = queued
+    tasks = []
+    for words in packers:
+        last_index = re.search(r"--array=0-(\d+)%1 ", " ".join(words))
+        assert last_index is not None
+        tasks += [int(words[-1]) + k for k in range(int(last_index[1]) + 1)]
+    assert tasks == list(range(5))
+    assert [words[-2] for words in packers] == ["packing.sbatch"] * 3
+    assert last[-1] == "finishing.sbatch"
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+
+
+def test_both_routes_ask_for_packers_what_the_group_aggregate_says(folder: Path, raw: Path) -> None:
+    attempt, config = planned(
+        folder, raw, partition="cpu", aggregate={"num_tasks": 2, "cpus_per_task": 3, "mem_gb": 1.5, "time": "00:30:00"}
+    )
+    scripts = render_scripts(attempt, config)
+    script = options_of(scripts["packing.sbatch"])
+    executor = CommandExecutor(
+        attempt.run.logs_path / "attempt-001",
+        sbatch.packing_options(config) | {"job-name": script["job-name"]},
+        setup=[],
+        srun_arguments=[],
+    )
+    submitit = options_of(executor.text("true", num_tasks=2, throttle=2))
+    del submitit["array"], submitit["signal"]
+    del script["output"], submitit["output"]
+    assert submitit == script
+    assert {"partition": "cpu", "cpus-per-task": "3", "mem": "1536M", "time": "30"}.items() <= script.items()
+    assert "gpus-per-node" not in script
+    run = ["-u", "-m", "jobs.packing", "--run", str(attempt.run.root)]
+    assert command_of(scripts["packing.sbatch"]) == [
+        "srun",
+        "--cpus-per-task=3",
+        sys.executable,
+        *run,
+        "--task",
+        "SHARD",
+    ]
+    assert command_of(scripts["finishing.sbatch"])[-2:] == [str(attempt.run.root), "--finish"]
+    assert command_of(scripts["aggregate.sbatch"])[-2:] == ["--pack-tasks", "2"]
+    assert not [name for name, text in scripts.items() if "{{" in text]
+
+
+def test_the_aggregation_packs_where_one_task_is_enough(folder: Path, raw: Path) -> None:
+    attempt, config = planned(folder, raw, aggregate={"num_tasks": 1})
+    scripts = render_scripts(attempt, config)
+    assert "packing.sbatch" not in scripts
+    assert "--pack-tasks" not in scripts["aggregate.sbatch"]
+    assert "packing" not in scripts["submit.sh"]
+
+
+def test_jobs_of_packing_that_a_dead_launcher_queued_are_found_by_name(folder: Path, raw: Path) -> None:
+    attempt, _ = planned(folder, raw, aggregate={"num_tasks": 5})
+    attempt.save()
+    attempt.adopt({attempt.name(attempt.packing[1]): "7", attempt.finishing_name: "8", attempt.aggregation_name: "6"})
+    loaded = SlurmAttempt.load(attempt.run, 1)
+    assert loaded is not None
+    assert [each.job_id for each in loaded.packing] == [None, "7", None]
+    assert (loaded.finishing, loaded.num_pack_tasks) == ("8", 5)
+    assert [(job.job_id, job.role) for job in loaded.jobs] == [
+        ("6", "aggregation"),
+        ("7", "packing"),
+        ("8", "finishing"),
+    ]
+    assert loaded.before(loaded.packing[0]) == ["6"]
+    assert loaded.before(loaded.packing[2]) == []  # the one before it in its lane is not queued yet
 
 
 def test_no_template_keeps_an_empty_place(folder: Path, raw: Path) -> None:

@@ -8,10 +8,9 @@ from uuid import UUID
 
 import pytest
 
-from curation.clipping import transcoding
 from curation.errors import Failure, FailureReason, StorageError, VideoError
 from curation.model import CaptionOutcome, Clip, Rejection, Video, VideoTask, Window
-from curation.pipeline import Stage, apply_stage
+from curation.pipeline import Stage, apply_stage, chunks
 from curation.preview.preview import PreviewStage
 from curation.storage.local import LocalStorage
 from curation.writing.clip_files import ClipFilesStage
@@ -103,7 +102,7 @@ def passed(stage: Stage, *tasks: VideoTask) -> list[VideoTask]:
 def test_early_and_late_give_the_same_bytes(
     tmp_path: Path, source: Path, num_clips_per_chunk: int, max_part_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transcoding, "_MAX_PART_BYTES", max_part_bytes)
+    monkeypatch.setattr(chunks, "MAX_PART_BYTES", max_part_bytes)
     for early in (True, False):
         run(tmp_path / str(early), source, early=early, num_clips_per_chunk=num_clips_per_chunk)
     late = files_in(tmp_path / "False")

@@ -11,10 +11,9 @@ from uuid import UUID
 
 import pytest
 
-from curation.clipping import transcoding
 from curation.errors import Failure, FailureReason, StorageError, VideoError
 from curation.model import Clip, Rejection, Video, VideoTask, Window
-from curation.pipeline import Stage, apply_stage
+from curation.pipeline import Stage, apply_stage, chunks
 from curation.preview.preview import PreviewStage
 from curation.storage import WritesAtOnce
 from curation.storage.local import LocalStorage
@@ -159,7 +158,7 @@ def test_clips_that_travel_one_by_one_are_written_as_those_that_travel_together(
 ) -> None:
     settings: dict[str, Any] = {"clip_len_s": 0.4, "num_clips_per_chunk": num_clips_per_chunk}
     together = run(tmp_path / "together", task_of(source), **settings)
-    monkeypatch.setattr(transcoding, "_MAX_PART_BYTES", 1)
+    monkeypatch.setattr(chunks, "MAX_PART_BYTES", 1)
     parts = run(tmp_path / "parts", task_of(source), **settings)
     assert [len(task.data.clips) for task in parts] == [1] * 5
     assert len(together) == -(-5 // num_clips_per_chunk)

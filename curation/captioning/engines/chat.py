@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from curation.captioning.requests import EngineSettings, EngineStartError, RequestRefusedError
+from curation.loading import loading_alone
 
 # what a family's template writes where the frames go; the engine puts a token for each part of a picture in its place
 VIDEO_PLACEHOLDERS: Mapping[str, str] = MappingProxyType(
@@ -88,7 +89,8 @@ class ChatTemplate:
 
 
 def _tokenizer(settings: EngineSettings) -> Any:
-    from transformers import AutoTokenizer
+    with loading_alone():
+        from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(

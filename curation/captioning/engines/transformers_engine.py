@@ -21,6 +21,7 @@ from curation.captioning.requests import (
     EngineSettings,
     EngineStartError,
 )
+from curation.loading import loading_alone
 
 if TYPE_CHECKING:
     import torch
@@ -216,9 +217,10 @@ def _refuse_what_needs_vllm(settings: EngineSettings) -> None:
 def _loaded(settings: EngineSettings) -> Any:
     """The model on its device, ready to answer."""
     try:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-        from transformers.utils.logging import disable_progress_bar
+        with loading_alone():
+            import torch
+            from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+            from transformers.utils.logging import disable_progress_bar
     except ImportError as error:
         raise EngineStartError(f"neither vLLM nor torch and transformers are installed: {error}") from error
     disable_progress_bar()
@@ -226,12 +228,13 @@ def _loaded(settings: EngineSettings) -> Any:
     dtype = dict(settings.extra).get("dtype", "bfloat16" if device.type == "cuda" else "auto")
     of_kind = AutoModelForImageTextToText if settings.family in PATCH_RULES else AutoModelForCausalLM
     try:
-        model = of_kind.from_pretrained(
-            settings.weights,
-            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-            local_files_only=True,
-            trust_remote_code=settings.trust_remote_code,
-        )
+        with loading_alone():
+            model = of_kind.from_pretrained(
+                settings.weights,
+                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+                local_files_only=True,
+                trust_remote_code=settings.trust_remote_code,
+            )
         model = model.to(device).eval()
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise EngineStartError(f"{settings.weights}: the model can't be loaded: {error}") from error

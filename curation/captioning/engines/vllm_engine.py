@@ -26,6 +26,7 @@ from curation.captioning.requests import (
     EngineStartError,
     RequestRefusedError,
 )
+from curation.loading import loading_alone
 from curation.spared import processes_spared
 
 logger = logging.getLogger(__name__)
@@ -195,11 +196,12 @@ def _started(settings: EngineSettings) -> Any:
         EngineStartError: its arguments are wrong.
     """
     try:
-        from vllm.engine.arg_utils import EngineArgs
-        from vllm.platforms import current_platform
-        from vllm.usage.usage_lib import UsageContext
-        from vllm.v1.engine.llm_engine import LLMEngine
-        from vllm.v1.executor import Executor
+        with loading_alone():
+            from vllm.engine.arg_utils import EngineArgs
+            from vllm.platforms import current_platform
+            from vllm.usage.usage_lib import UsageContext
+            from vllm.v1.engine.llm_engine import LLMEngine
+            from vllm.v1.executor import Executor
     except ImportError as error:
         raise EngineStartError(f"vLLM can't be loaded: {error}") from error
 
