@@ -119,7 +119,8 @@ class SampleReader:
         start, end = sample.start_frame, sample.end_frame
         if (start, end + 1) == (0, sample.clip_num_frames):
             return clip  # its checksum says that these are the frames that were counted when it was written
-        if meta.get("notes", {}).get("clip_encoding") == "smart-copy":
+        notes = meta.get("notes", {})
+        if notes.get("clip_encoding") == "smart-copy" or "windows" in notes:  # no key frame where it begins, perhaps
             return copy_window(clip, start_frame=start, end_frame=end, settings=self._encoder, name=sample.key)
         return cut_window(clip, start_frame=start, end_frame=end, name=sample.key)
 

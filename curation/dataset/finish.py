@@ -12,7 +12,7 @@ from curation.dataset.content import VIDEO
 from curation.dataset.folder import DatasetFolder
 from curation.dataset.numbering import FoundTar, PlacedTar, buckets_of, placed
 from curation.dataset.pack import OtherPlanError
-from curation.dataset.plan_files import BUILDING, DatasetPlan, build_files, read_plan, result_file
+from curation.dataset.plan_files import BUILDING, BUILDING_FOLDER, DatasetPlan, build_files, read_plan, result_file
 from curation.dataset.report import (
     BUCKET_LIST,
     INDEX,
@@ -90,6 +90,7 @@ def _published(folder: DatasetFolder, building: Mapping[str, Any] | None) -> Dat
 def _remove(folder: DatasetFolder, files: list[str]) -> None:
     """Remove files, and with the last the note that a build is under way."""
     folder.delete_many(files)
+    folder.remove_empty(BUILDING_FOLDER)
     folder.delete_many([BUILDING])
 
 

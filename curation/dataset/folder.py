@@ -1,7 +1,8 @@
 """The folder of a dataset in a storage: that of its annotation version in the root of the datasets."""
 
+import os
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -53,3 +54,11 @@ class DatasetFolder:
 
     def delete_many(self, paths: Iterable[str]) -> None:
         self.storage.delete_many(map(self.path, paths))
+
+    def remove_empty(self, path: str) -> None:
+        """Where folders are folders: remove those at and below a path that hold nothing."""
+        top = self.storage.local_path(self.path(path))
+        if top is not None:
+            for folder, _, _ in os.walk(top, topdown=False):
+                with suppress(OSError):  # not empty, or somebody else was faster
+                    os.rmdir(folder)

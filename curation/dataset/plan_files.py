@@ -21,8 +21,9 @@ from curation.storage import Storage
 BUILDING = "building.json"
 """There while a build is under way: the dataset is not to be used."""
 
-PLAN = "building/plan.json"
-PLANNED_LEFT_OUT = "building/left_out.parquet"
+BUILDING_FOLDER = "building"
+PLAN = f"{BUILDING_FOLDER}/plan.json"
+PLANNED_LEFT_OUT = f"{BUILDING_FOLDER}/left_out.parquet"
 SCHEMA_VERSION = 1
 
 TASK_SCHEMA = pa.schema(
@@ -61,12 +62,12 @@ LEFT_OUT_SCHEMA = pa.schema(
 
 def task_file(task: int) -> str:
     """What a task packs."""
-    return f"building/task-{task:05d}.parquet"
+    return f"{BUILDING_FOLDER}/task-{task:05d}.parquet"
 
 
 def result_file(bucket: str, number: int) -> str:
     """What came of a tar: it is there when the tar is whole in all its trees."""
-    return f"building/tars/{bucket}/{number:06d}.parquet"
+    return f"{BUILDING_FOLDER}/tars/{bucket}/{number:06d}.parquet"
 
 
 class PlannedSample(NamedTuple):

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from curation.dedup.ids import Ids, ascending, format_ids, parse_ids
+from curation.clip_ids import Ids, format_ids, parse_id_column
+from curation.dedup.ids import ascending
 from curation.storage import Storage
 
 _TABLE: Final = "duplicates.parquet"
@@ -40,7 +41,7 @@ class Duplicates(Mapping[str, str]):
 
     def __iter__(self) -> Iterator[str]:
         for begin in range(0, len(self), _ROWS_AT_ONCE):
-            yield from format_ids(self._ids[begin : begin + _ROWS_AT_ONCE])
+            yield from format_ids(self._ids[begin : begin + _ROWS_AT_ONCE]).to_pylist()
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -71,7 +72,7 @@ def write_duplicates(
     with storage.writing(_TABLE) as stream, pq.ParquetWriter(stream, _SCHEMA, compression="zstd") as writer:
         for begin in range(0, len(ids), _ROWS_AT_ONCE):
             piece = slice(begin, begin + _ROWS_AT_ONCE)
-            texts = [pa.array(format_ids(each[piece]), pa.string()) for each in (ids, kept)]
+            texts = [format_ids(each[piece]) for each in (ids, kept)]
             scores = pa.array(cosines[piece].astype(np.float32))
             writer.write_batch(pa.record_batch([*texts, scores], schema=_SCHEMA))
     storage.write(_SUMMARY, json.dumps(summary, indent=1).encode() + b"\n")
@@ -89,6 +90,6 @@ def load_duplicates(storage: Storage) -> Duplicates:
     with storage.reading(_TABLE) as stream, pq.ParquetFile(stream) as file:
         for batch in file.iter_batches(_ROWS_AT_ONCE, columns=["id", "max_id"]):
             for ids, column in zip(columns, batch.columns, strict=True):
-                ids.append(parse_ids(column.to_pylist()))
+                ids.append(parse_id_column(column))
     empty = np.empty((0, 2), np.uint64)
     return Duplicates(*(np.concatenate([empty, *each]) for each in columns))

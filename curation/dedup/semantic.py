@@ -15,10 +15,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from curation.clip_ids import Ids
 from curation.dedup.clusters import cluster_centres, default_num_clusters, nearest_centres
 from curation.dedup.duplicates import write_duplicates
 from curation.dedup.heads import fill_heads, head_axes, head_size
-from curation.dedup.ids import Ids
 from curation.dedup.kept import KeptVectors
 from curation.dedup.products import Numbers, Products, products_on
 from curation.dedup.vectors import Vectors, clips_by_id, reorder, vector_file

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.dedup.ids import Ids, ascending, ids_of
+from curation.clip_ids import Ids
+from curation.dedup.ids import ascending, ids_of
 from curation.storage import Storage
 from curation.vector_tables import VectorRows, VectorTable, read_ids, read_rows
 

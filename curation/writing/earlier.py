@@ -84,6 +84,8 @@ def restored_clip(entry: Mapping[str, Any], annotations: Annotations) -> Clip:
         notes={key: text for key, text in meta["notes"].items() if annotations.keeps_message(key)},
         rejection=Rejection(**meta["rejection"]) if meta["rejection"] else None,
     )
+    if [[window.start_frame, window.end_frame] for window in clip.windows] != entry["windows"]:
+        clip.notes["windows"] = "made anew"  # so that key frames need not be where they begin
     if entry["sha256"] is not None:
         num_previews = entry["num_previews"] if "previews" not in gone else 0
         clip.written = WrittenFiles({key: meta[key] for key in _PRODUCED}, entry["sha256"], (), num_previews)

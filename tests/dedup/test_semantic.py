@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
+from curation.clip_ids import format_ids, parse_ids
 from curation.dedup import DedupSettings, find_duplicates, load_duplicates
-from curation.dedup.ids import ascending, format_ids, parse_ids
+from curation.dedup.ids import ascending
 from curation.storage import storage_for
 from jobs import exits
 from tests.dedup.groups import alike, at_cosine, topics, units
@@ -135,7 +136,7 @@ def test_ids_are_those_of_uuid() -> None:
     ids = [*random_ids(300), "00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff"]
     numbers = [(int(upper) << 64) + int(lower) for upper, lower in parse_ids(ids)]
     assert numbers == [uuid.UUID(each).int for each in ids]
-    assert format_ids(parse_ids(ids)) == ids
+    assert format_ids(parse_ids(ids)).to_pylist() == ids
     assert [ids[k] for k in ascending(parse_ids([*ids, *ids[:50]]))] == sorted(ids)
 
 

@@ -1,6 +1,7 @@
 """Annotation versions: what is said of clips is made anew, and the clips stay what and where they are."""
 
 import hashlib
+import io
 import json
 import shutil
 import signal
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import av
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -199,7 +201,7 @@ def test_windows_stay_unless_others_are_asked_for(folder: Path) -> None:
     refused = clipmill("annotate", str(annotation(folder, previews={}, **other)))
     assert refused.returncode == exits.USAGE
     assert "annotate.rewindow: true makes them anew" in refused.stderr
-    path = annotation(folder, previews={}, **other, output_dataset_path=None)
+    path = annotation(folder, previews={}, **other)
     done = clipmill("annotate", str(path), "--set", "annotate.rewindow=true")
     assert done.returncode == exits.DONE, done.stderr
     for uuid, meta in metas(folder, "v1").items():
@@ -207,6 +209,17 @@ def test_windows_stay_unless_others_are_asked_for(folder: Path) -> None:
         assert starts == list(range(0, 4 * len(starts), 4))
         assert meta["windows"][-1]["end_frame"] == meta["num_frames"] - 1
         assert len(list((folder / f"out/v1/previews/{uuid}").iterdir())) == len(starts)
+    report = json.loads((folder / "dataset/v1/report.json").read_text())
+    num_windows = sum(len(meta["windows"]) for meta in metas(folder, "v1").values())
+    assert (report["num_packed"], report["num_left_out"]) == (num_windows, 0)
+    catalogue = pq.read_table(folder / "dataset/v1/catalogue.parquet").to_pylist()
+    assert len(catalogue) == num_windows
+    for row in catalogue[:5]:
+        with (folder / "dataset/v1" / row["tar"]).open("rb") as tar:
+            tar.seek(row["offset"])
+            mp4 = tar.read(row["size"])
+        with av.open(io.BytesIO(mp4)) as container:
+            assert sum(1 for _ in container.decode(video=0)) == row["end_frame"] - row["start_frame"] + 1
 
 
 def test_a_clip_that_is_not_what_was_written_says_so_and_costs_no_other(folder: Path) -> None:
