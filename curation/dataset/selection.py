@@ -59,7 +59,7 @@ def select_windows(windows: Windows, settings: DatasetSettings) -> Selection:
     why = windows.clips["reason"][windows.windows["clip"]]
     with_t5 = windows.has_t5 if settings.t5 is None else settings.t5
     if with_t5:
-        why[(why == WANTED) & (windows.windows["t5_num"] == 0)] = reasons.number("no T5 vectors: no caption")
+        why[(why == WANTED) & (windows.windows["t5_num"] == 0)] = reasons.number("no T5 vectors")
     chosen = np.flatnonzero(why == WANTED)
     numbers, buckets = _buckets(windows, chosen, settings)
     if settings.drop_small_shards:
@@ -137,7 +137,9 @@ def _mp4_bytes(windows: Windows, rows: NDArray[Any]) -> NDArray[np.int64]:
     num_frames = rows["end"].astype(np.int64) - rows["start"] + 1
     sizes = windows.clips["num_bytes"][rows["clip"]]
     shares = np.rint(sizes * (num_frames / windows.clips["num_frames"][rows["clip"]])).astype(np.int64)
-    return np.where(num_frames == windows.clips["num_frames"][rows["clip"]], sizes, shares)
+    is_whole = num_frames == windows.clips["num_frames"][rows["clip"]]
+    num_bytes: NDArray[np.int64] = np.where(is_whole, sizes, shares)
+    return num_bytes
 
 
 def _contents(windows: Windows, rows: NDArray[Any], *, with_t5: bool) -> NDArray[np.uint64]:

@@ -13,6 +13,7 @@ from curation.model import Clip, Window
 from curation.storage import Storage
 
 _DTYPE = np.dtype("<f2")
+_NPY: Any = np.lib.format  # NumPy 2.3 and before have no types here
 _MEMORY_BYTES = 16 * 2**20  # what a chunk has more than that waits in a temporary file
 
 
@@ -46,7 +47,7 @@ class TextVectorsAside:
         """Write them all as one array, float16, shape (rows, dimensions)."""
         header = {"descr": _DTYPE.str, "fortran_order": False, "shape": (self._num_rows, self._num_dimensions)}
         with storage.writing(path) as stream:
-            np.lib.format.write_array_header_1_0(stream, header)  # type: ignore[no-untyped-call]
+            _NPY.write_array_header_1_0(stream, header)
             self._rows.seek(0)
             shutil.copyfileobj(self._rows, stream, 2**20)
 
@@ -113,9 +114,9 @@ def join_chunk(
 def _copied(files: Storage, place: Mapping[str, Any], aside: TextVectorsAside) -> list[list[int] | None]:
     """Append the rows of a clip's windows; gives where they are now."""
     with files.reading(place["path"]) as stream:
-        version = np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
+        version = _NPY.read_magic(stream)
         assert version == (1, 0)
-        (_, num_dimensions), _, dtype = np.lib.format.read_array_header_1_0(stream)  # type: ignore[no-untyped-call]
+        (_, num_dimensions), _, dtype = _NPY.read_array_header_1_0(stream)
         begin, row_bytes = stream.tell(), num_dimensions * dtype.itemsize
 
         def read(rows: Sequence[int]) -> NDArray[np.float16]:

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from tests.benchmarks.harness import cpu_s, parse_size, verdict
-from tests.captioning.tiny_models import write_qwen25_vl
+from tests.captioning.tiny_models import write_models
 from tests.footage import MEDIA, footage
 
 GOAL = 0.15
@@ -52,9 +52,7 @@ def main() -> int:
         (folder / "raw").mkdir()
         for source in sources:
             (folder / "raw" / source.name).symlink_to(source)
-        weights = folder / "models/Qwen/Qwen2.5-VL-7B-Instruct"
-        weights.parent.mkdir(parents=True)
-        write_qwen25_vl(folder / "made").rename(weights)
+        write_models(folder / "models")
         common = {
             "output_clip_path": str(folder / "out"),
             "cluster": "local",

@@ -122,6 +122,14 @@ def write_qwen25_lm(folder: Path) -> Path:
     return folder
 
 
+def write_models(folder: Path) -> Path:
+    """A folder of models as ``clipmill models pull`` lays it out: a captioner and a language model."""
+    for name, write in (("Qwen2.5-VL-7B-Instruct", write_qwen25_vl), ("Qwen2.5-14B-Instruct", write_qwen25_lm)):
+        (folder / "Qwen" / name).mkdir(parents=True)
+        write(folder / "Qwen" / name)
+    return folder
+
+
 def require_vllm() -> None:
     """Skip the test where vLLM is not installed; fail it where it must be: in CI or by CLIPMILL_REQUIRE_VLLM=1."""
     _require("vllm", "vLLM is not installed: tests/vllm/install.sh")

@@ -192,7 +192,7 @@ def test_with_t5_vectors_a_window_without_any_is_left_out(tmp_path: Path) -> Non
         (clip_uuid("b"), 0),
         (clip_uuid("before"), 0),
     }
-    assert {row["reason"] for row in left_out} == {"no T5 vectors: no caption"}
+    assert {row["reason"] for row in left_out} == {"no T5 vectors"}
 
 
 def test_without_t5_they_do_not_count(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Whole runs with captions: a real engine with tiny weights, from the YAML to the training dataset."""
 
 import json
-import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,12 +41,7 @@ FEW_THREADS = {
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of models as ``clipmill models pull`` lays it out, but tiny."""
     tiny_models.require_transformers()
-    folder = tmp_path_factory.mktemp("models")
-    made = tiny_models.write_qwen25_vl(tmp_path_factory.mktemp("vl"))
-    shutil.copytree(made, folder / "Qwen/Qwen2.5-VL-7B-Instruct")
-    made = tiny_models.write_qwen25_lm(tmp_path_factory.mktemp("lm"))
-    shutil.copytree(made, folder / "Qwen/Qwen2.5-14B-Instruct")
-    return folder
+    return tiny_models.write_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +98,7 @@ def test_arguments_that_change_nothing_are_noted(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_models.require_transformers()
-    folder = tmp_path_factory.mktemp("models")
-    shutil.copytree(tiny_models.write_qwen25_vl(tmp_path_factory.mktemp("vl")), folder / "Qwen/Qwen2.5-VL-7B-Instruct")
-    return folder
+    return tiny_models.write_models(tmp_path_factory.mktemp("models"))
 
 
 def test_clips_are_captioned_anew_by_the_recipe_of_the_field_and_keep_their_bytes(tmp_path: Path, models: Path) -> None:

@@ -1,7 +1,6 @@
 """Runs with T5 vectors of captions: from the YAML to the lists of clips."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,7 @@ from tests.text import tiny_t5
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of models as ``clipmill models pull`` lays it out, but tiny."""
     tiny_models.require_transformers()
-    folder = tmp_path_factory.mktemp("models")
-    made = tiny_models.write_qwen25_vl(tmp_path_factory.mktemp("vl"))
-    shutil.copytree(made, folder / "Qwen/Qwen2.5-VL-7B-Instruct")
-    made = tiny_models.write_qwen25_lm(tmp_path_factory.mktemp("lm"))
-    shutil.copytree(made, folder / "Qwen/Qwen2.5-14B-Instruct")
+    folder = tiny_models.write_models(tmp_path_factory.mktemp("models"))
     tiny_t5.write_t5(folder / tiny_t5.REPOSITORY)
     return folder
 

@@ -54,10 +54,17 @@ def test_only_the_wanted_are_read(file: Path, tmp_path: Path) -> None:
     without_last = tmp_path / "cut.bin"
     shutil.copy(file, without_last)
     os.truncate(without_last, file.stat().st_size - 1)
-    found = dict(read_tensors(without_last, wanted=lambda name: name in ("first", "half")))
-    assert set(found) == {"first", "half"}
-    with pytest.raises(ValueError, match="ends 1 bytes too early"):
-        dict(read_tensors(without_last, wanted=lambda name: name == "last"))
+    names = list(dict(read_tensors(file, wanted=lambda _: True)))
+
+    def is_read(name: str) -> bool:
+        try:
+            return set(dict(read_tensors(without_last, wanted=lambda each: each == name))) == {name}
+        except ValueError as error:
+            return "ends 1 bytes too early" not in str(error)
+
+    # torch writes storages in the order of their addresses, so that any may come last
+    unread = [name for name in names if not is_read(name)]
+    assert 1 <= len(unread) < len(names)
 
 
 def test_the_newer_format_is_told_from_the_old_one(file: Path, tmp_path: Path) -> None:
