@@ -178,8 +178,8 @@ def _publish_clips(
     with closing(chunks):
         if (dataset := dataset_job(config)) is not None:
             if num_pack_tasks:
-                return dataset.plan(chunks, num_tasks=num_pack_tasks)
-            return dataset_document(dataset.build(chunks))
+                return dataset.plan(chunks, num_tasks=num_pack_tasks, is_complete=lambda: not totals.num_missing)
+            return dataset_document(dataset.build(chunks, is_complete=lambda: not totals.num_missing))
         if totals.captions or totals.stats.num_with_embeddings:
             deque(chunks, maxlen=0)
     return None

@@ -41,12 +41,15 @@ def build_from_summary(job: DatasetJob, *, num_workers: int = 1, limit: int = 0,
             num_videos[video.status] += 1
             yield video.video_id, video.num_clip_chunks
 
+    def is_complete() -> bool:
+        return not num_videos["missing"]
+
     videos = summary_videos(job.lists)
     videos = chain(list(islice(videos, 1)), videos)  # no summary: nothing is touched
     with closing(chunk_documents(job.lists, counted())) as chunks:
         if num_workers == 1:
-            return BuiltDataset(job.build(chunks), num_videos)
-        plan = job.plan(chunks, num_tasks=num_workers)
+            return BuiltDataset(job.build(chunks, is_complete=is_complete), num_videos)
+        plan = job.plan(chunks, num_tasks=num_workers, is_complete=is_complete)
     _pack(job, plan.num_tasks, num_workers, verbose=verbose)
     return BuiltDataset(job.finish(), num_videos)
 

@@ -1,6 +1,6 @@
 """A training dataset to be built: from which clips, to where, and how; by one process, or planned for several."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,9 @@ class DatasetJob:
     settings: DatasetSettings
     duplicates: tuple[str, S3Options] | None = None
 
-    def plan(self, chunks: Iterable[Mapping[str, Any]], *, num_tasks: int) -> DatasetPlan:
+    def plan(
+        self, chunks: Iterable[Mapping[str, Any]], *, num_tasks: int, is_complete: Callable[[], bool]
+    ) -> DatasetPlan:
         """Decide which sample goes into which tar, and which task packs it."""
         return plan_dataset(
             chunks,
@@ -47,6 +49,7 @@ class DatasetJob:
             settings=self.settings,
             num_tasks=num_tasks,
             duplicates=self._duplicates(),
+            is_complete=is_complete,
         )
 
     def pack(self, task: int) -> None:
@@ -57,10 +60,15 @@ class DatasetJob:
         """Publish what the tasks packed."""
         return finish_dataset(output=self.output, annotation_version=self.settings.annotation_version)
 
-    def build(self, chunks: Iterable[Mapping[str, Any]]) -> DatasetReport:
+    def build(self, chunks: Iterable[Mapping[str, Any]], *, is_complete: Callable[[], bool]) -> DatasetReport:
         """All three, in this process."""
         return build_dataset(
-            chunks, clips=self.clips, output=self.output, settings=self.settings, duplicates=self._duplicates()
+            chunks,
+            clips=self.clips,
+            output=self.output,
+            settings=self.settings,
+            duplicates=self._duplicates(),
+            is_complete=is_complete,
         )
 
     def _duplicates(self) -> Duplicates | None:

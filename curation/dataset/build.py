@@ -1,6 +1,6 @@
 """Building the training dataset of a split run in one process: planned, packed, finished."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from curation.dataset.finish import finish_dataset
@@ -18,6 +18,7 @@ def build_dataset(
     output: Storage,
     settings: DatasetSettings,
     duplicates: Mapping[str, str] | None = None,
+    is_complete: Callable[[], bool] = lambda: True,
 ) -> DatasetReport:
     """Write the training dataset of a split run; the same run gives the same bytes, in whatever order it comes.
 
@@ -29,12 +30,15 @@ def build_dataset(
         clips: the output of the split run.
         output: the root of the datasets; this one is in the folder of its annotation version.
         duplicates: clip -> the one that is kept in its stead.
+        is_complete: as for ``plan_dataset``.
 
     Raises:
         ValueError: a clip is listed twice.
         StorageError: what is at ``output`` is then not to be used: ``building.json`` is there.
     """
-    plan = plan_dataset(chunks, clips=clips, output=output, settings=settings, duplicates=duplicates)
+    plan = plan_dataset(
+        chunks, clips=clips, output=output, settings=settings, duplicates=duplicates, is_complete=is_complete
+    )
     version = settings.annotation_version
     for task in range(plan.num_tasks):
         pack_task(task, clips=clips, output=output, annotation_version=version)

@@ -13,7 +13,7 @@ from curation.clip_ids import parse_id_column
 from curation.dataset.catalogue import Catalogue
 from curation.dataset.folder import DatasetFolder
 from curation.dataset.plan_files import KeptTar
-from curation.dataset.report import CATALOGUE, INDEX, REPORT
+from curation.dataset.report import CATALOGUE, INDEX, KEPT_TARS, REPORT
 from curation.dataset.settings import DatasetSettings
 
 PACKED = np.dtype(
@@ -62,8 +62,8 @@ class EarlierDataset:
 def published_earlier(folder: DatasetFolder, settings: DatasetSettings, trees: Sequence[str]) -> EarlierDataset:
     """The dataset that an earlier build finished, if this one would pack its samples alike."""
     report = folder.document(REPORT)
-    if report is None:
-        return EarlierDataset.none("no earlier dataset")
+    if report is None or not (report["is_complete"] or report[KEPT_TARS]):
+        return EarlierDataset.none("no earlier dataset of a complete run")
     if difference := _difference(report, settings, trees):
         return EarlierDataset.none(f"an earlier dataset, but {difference}")
     tars = _tars(report["buckets"], lambda bucket: folder.document(f"{bucket}/{INDEX}"))

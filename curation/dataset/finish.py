@@ -16,7 +16,6 @@ from curation.dataset.plan_files import BUILDING, BUILDING_FOLDER, DatasetPlan, 
 from curation.dataset.report import (
     BUCKET_LIST,
     INDEX,
-    LAST_BUILD,
     REPORT,
     WDINFO,
     DatasetReport,
@@ -108,7 +107,7 @@ class _Finishing:
         self._move(tars)
         self._write_indexes(buckets)
         report = self._publish(tars, buckets, results)
-        self._write_report(report, dataset_id(buckets))
+        self._folder.write(REPORT, to_json(report_document(report, self._plan, dataset=dataset_id(buckets))))
         of_no_use = self._of_no_use(tars, buckets)
         self._note({_STATE: _PUBLISHED, "of_no_use": of_no_use})
         _remove(self._folder, of_no_use)
@@ -193,19 +192,8 @@ class _Finishing:
             },
         )
 
-    def _write_report(self, report: DatasetReport, dataset: str) -> None:
-        """A build that changed nothing leaves the report of the one before."""
-        document = report_document(report, self._plan, dataset=dataset)
-        earlier = self._folder.document(REPORT)
-        if earlier is None or _without_build(earlier) != _without_build(document):
-            self._folder.write(REPORT, to_json(document))
-
     def _of_no_use(self, tars: Mapping[str, list[PlacedTar]], buckets: tuple[PackedBucket, ...]) -> list[str]:
         """Files that this build, or one before it, left, and the dataset has no use for."""
         moved = {source for bucket in tars.values() for each in bucket for source, _ in each.moves}
         used = {path for bucket in buckets for path in bucket.files}
         return sorted({*self._building["files"], *build_files(self._plan), *moved} - used - {BUILDING})
-
-
-def _without_build(report: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in report.items() if name != LAST_BUILD}

@@ -149,6 +149,7 @@ class DatasetPlan:
     Attributes:
         plan_id: the same for the same clips, settings and earlier dataset.
         base: says in words what was found of an earlier dataset.
+        is_complete: every video of the run is done or failed; where some are missing it is no base to grow on.
         replaced: tars of the earlier dataset, by bucket and number, that unfinished builds may have replaced.
         trees: of every tar.
         tars: to be packed, by bucket and number; those of a task follow each other, as do the row groups of its file.
@@ -163,6 +164,7 @@ class DatasetPlan:
     counts: PlanCounts
     tars: tuple[PlannedTar, ...]
     kept: tuple[KeptTar, ...]
+    is_complete: bool = True
     replaced: tuple[tuple[str, int], ...] = ()
 
     def of_task(self, task: int) -> list[PlannedTar]:
@@ -181,6 +183,7 @@ class DatasetPlan:
             "left_out": PLANNED_LEFT_OUT,
             "tars": [asdict(tar) for tar in self.tars],
             "kept": [asdict(tar) for tar in self.kept],
+            "is_complete": self.is_complete,
             "replaced": [list(place) for place in self.replaced],
         }
 
@@ -195,6 +198,7 @@ class DatasetPlan:
             counts=PlanCounts(**document["counts"]),
             tars=tuple(PlannedTar(**tar) for tar in document["tars"]),
             kept=tuple(KeptTar(**tar) for tar in document["kept"]),
+            is_complete=document["is_complete"],
             replaced=tuple((bucket, number) for bucket, number in document["replaced"]),
         )
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,7 @@ def plan_dataset(
     settings: DatasetSettings,
     num_tasks: int = 1,
     duplicates: Mapping[str, str] | None = None,
+    is_complete: Callable[[], bool] = lambda: True,
 ) -> DatasetPlan:
     """Decide on every tar, and write down what each task packs; the same clips give the same plan in any order.
 
@@ -56,6 +57,8 @@ def plan_dataset(
         output: the root of the datasets; this one is in the folder of its annotation version.
         num_tasks: how many tasks share the packing; the tars do not depend on it.
         duplicates: clip -> the one that is kept in its stead.
+        is_complete: whether no video is still missing, asked when all chunks were taken. What is built without some is
+            no base to grow on: built again with them, the dataset is that of a run in which nothing went wrong.
 
     Raises:
         ValueError: a clip is listed twice.
@@ -64,14 +67,24 @@ def plan_dataset(
     complete_publication(output=output, annotation_version=settings.annotation_version)
     selection = select_windows(collect_windows(chunks, settings=settings, duplicates=duplicates), settings)
     logger.info("event=selected clips=%s num_clips=%d", clips.root, len(selection.windows.clips))
-    return _Planning(DatasetFolder(output, settings.annotation_version), settings, selection, num_tasks).plan()
+    folder = DatasetFolder(output, settings.annotation_version)
+    return _Planning(folder, settings, selection, num_tasks, is_complete=is_complete()).plan()
 
 
 class _Planning:
     """Plans one build, once it is known what there is to be packed."""
 
-    def __init__(self, folder: DatasetFolder, settings: DatasetSettings, selection: Selection, num_tasks: int) -> None:
+    def __init__(
+        self,
+        folder: DatasetFolder,
+        settings: DatasetSettings,
+        selection: Selection,
+        num_tasks: int,
+        *,
+        is_complete: bool,
+    ) -> None:
         self._folder, self._settings, self._num_tasks = folder, settings, num_tasks
+        self._is_complete = is_complete
         self._selection = selection
         self._selection_id = selection_id(selection, settings)
         self._trees = (VIDEO, METAS, T5) if selection.with_t5 else (VIDEO, METAS)
@@ -102,7 +115,7 @@ class _Planning:
         return plan
 
     def _plan_id(self, earlier: EarlierDataset) -> str:
-        texts = (curation.__version__, self._selection_id, earlier.id, *self._trees)
+        texts = (curation.__version__, self._selection_id, earlier.id, str(self._is_complete), *self._trees)
         return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:32]
 
     def _document(
@@ -128,6 +141,7 @@ class _Planning:
                 for kept, number in zip(tars.kept.tolist(), tars.numbers.tolist(), strict=True)
                 if kept >= 0
             ),
+            is_complete=self._is_complete,
             replaced=tuple(replaced),
         )
 

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from curation import layout
@@ -14,6 +14,7 @@ from curation.dataset.tars import TarDigest
 
 SCHEMA_VERSION = 2
 
+KEPT_TARS = "kept_tars"  # of an incomplete run: how many stayed of the dataset that it grew from
 REPORT = "report.json"
 CATALOGUE = "catalogue.parquet"
 BUCKET_LIST = "wdinfo_list.csv"
@@ -21,7 +22,6 @@ LEFT_OUT = "left_out.parquet"
 INDEX = "index.json"  # in each bucket
 WDINFO = "wdinfo.json"  # in each bucket
 
-LAST_BUILD = "last_build"  # of a report: the only part that a build which changes nothing else leaves as it is
 _FEW_TARS = 8
 _ALL_TREES = (VIDEO, METAS, T5)
 
@@ -106,7 +106,8 @@ class DatasetReport:
         num_without_caption: packed windows that have none.
         left_out_by_reason: windows and clips without windows; ids in reasons are ``*``.
         buckets: their folders.
-        last_build: ``kept_tars``, ``packed_tars``, and ``base``: what was found of an earlier dataset.
+        last_build: ``kept_tars``, ``packed_tars``, and ``base``: what was found of an earlier dataset. No document
+            has it, so that the same clips give the same bytes whatever was there before.
     """
 
     num_clips: int
@@ -120,7 +121,7 @@ class DatasetReport:
     num_bytes: int
     left_out_by_reason: Mapping[str, int]
     buckets: tuple[str, ...]
-    last_build: Mapping[str, Any]
+    last_build: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         packed, left_out = self.num_packed, self.num_left_out
@@ -141,7 +142,8 @@ class DatasetReport:
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "DatasetReport":
         """What a ``report_document`` says."""
-        return cls(**{**{name: document[name] for name in cls.__slots__}, "buckets": tuple(document["buckets"])})
+        found = {name: document[name] for name in cls.__slots__ if name in document}
+        return cls(**{**found, "buckets": tuple(document["buckets"])})
 
 
 def wdinfo_document(bucket: PackedBucket, trees: Sequence[str]) -> dict[str, Any]:
@@ -175,6 +177,8 @@ def report_document(report: DatasetReport, plan: DatasetPlan, *, dataset: str) -
         "schema_version": SCHEMA_VERSION,
         "dataset_id": dataset,
         "settings": plan.settings.to_document(),
+        "is_complete": plan.is_complete,
+        **({} if plan.is_complete else {KEPT_TARS: len(plan.kept)}),
         "trees": list(plan.trees),
         "num_clips": report.num_clips,
         "num_packed_clips": report.num_packed_clips,
@@ -188,7 +192,6 @@ def report_document(report: DatasetReport, plan: DatasetPlan, *, dataset: str) -
         "buckets": list(report.buckets),
         "left_out_by_reason": dict(report.left_out_by_reason),
         "notes": report.notes,
-        LAST_BUILD: dict(report.last_build),
     }
 
 

@@ -95,14 +95,6 @@ def files_in(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def dataset_in(folder: Path) -> dict[str, bytes]:
-    """The files of a dataset, but for what its report says of the last build, which is its history."""
-    files = files_in(folder)
-    report = json.loads(files["report.json"])
-    del report["last_build"]
-    return {**files, "report.json": json.dumps(report).encode()}
-
-
 def read_json(path: Path) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(path.read_bytes())
     return document

@@ -21,7 +21,6 @@ from tests.dataset.split_runs import (
     SETTINGS,
     build,
     chunks_of,
-    dataset_in,
     files_in,
     keys_in,
     members_of,
@@ -232,7 +231,7 @@ def test_metas_in_the_lists_are_those_in_the_run(
 
 
 def tars_and_indexes(dataset: Path) -> dict[str, bytes]:
-    return {path: content for path, content in dataset_in(dataset).items() if path.startswith("resolution_")}
+    return {path: content for path, content in files_in(dataset).items() if path.startswith("resolution_")}
 
 
 def rows_but_contents(dataset: Path) -> list[dict[str, Any]]:
@@ -309,7 +308,7 @@ def test_files_of_an_earlier_build_that_are_of_no_use_are_removed(
     other = replace(SETTINGS, target_tar_size_mb=0.001, max_tars_per_part=1, resolution_bins=(96,))
     build(split_run, tmp_path, other)
     build(split_run, tmp_path)
-    assert dataset_in(tmp_path / "v0") == dataset_in(built[0])
+    assert files_in(tmp_path / "v0") == files_in(built[0])
 
 
 class FailingStorage(LocalStorage):
@@ -353,7 +352,7 @@ def test_a_build_that_was_cut_off_leaves_nothing_behind_after_the_next(
         else:
             break
         build(split_run, tmp_path)
-        assert dataset_in(tmp_path / "v0") == dataset_in(built[0])
+        assert files_in(tmp_path / "v0") == files_in(built[0])
     else:
         pytest.fail("no build ended")
 

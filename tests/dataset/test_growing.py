@@ -18,6 +18,7 @@ from tests.dataset.split_runs import (
     NUMBERED,
     ONE_EACH,
     chunks_of,
+    files_in,
     keys_in,
     members_of,
     read_json,
@@ -143,3 +144,16 @@ def test_windows_with_t5_vectors_have_them_in_their_own_tree(growing: Growing, r
         ["video", "metas", "t5_xxl"]
     ] * len(report.buckets)
     assert check_dataset(growing.output).problems == ()
+
+
+def test_built_without_some_videos_and_again_with_them_it_is_that_of_an_undisturbed_run(
+    growing: Growing, split_run: Path, tmp_path: Path
+) -> None:
+    whole = Growing(split_run, tmp_path / "undisturbed")
+    whole.build()
+    growing.chunks = growing.chunks[:1]
+    growing.build(is_complete=lambda: False)
+    assert read_json(growing.dataset / "report.json")["is_complete"] is False
+    growing.chunks = chunks_of(split_run, with_metas=True)
+    growing.build()
+    assert files_in(growing.dataset) == files_in(whole.dataset)

@@ -83,6 +83,16 @@ def annotated(folder: Path, *arguments: Any, **settings: Any) -> None:
     assert done.returncode == exits.DONE, done.stderr
 
 
+@pytest.fixture(scope="module")
+def recaptioned(split: Path, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of its outputs with a second version, of another prompt."""
+    folder = tmp_path_factory.mktemp("recaptioned")
+    for name in ("out", "dataset"):
+        shutil.copytree(split / name, folder / name)
+    annotated(folder, captions=captions("Tell me more."), models={"model_dir": str(models)})
+    return folder
+
+
 def metas(folder: Path, version: str) -> dict[str, dict[str, Any]]:
     return {path.stem: json.loads(path.read_text()) for path in (folder / f"out/metas/{version}").glob("*.json")}
 
@@ -91,15 +101,13 @@ def without(meta: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in meta.items() if name not in names}
 
 
-def test_new_captions_stand_beside_the_old_and_every_clip_is_the_same(folder: Path, models: Path) -> None:
-    before = digests(folder / "out")
-    dataset = digests(folder / "dataset/v0")
-    annotated(folder, captions=captions("Tell me more."), models={"model_dir": str(models)})
-    after = digests(folder / "out")
-    assert {path: digest for path, digest in after.items() if not path.startswith(IN_VERSION)} == before
-    assert digests(folder / "dataset/v0") == dataset
+def test_new_captions_stand_beside_the_old_and_every_clip_is_the_same(split: Path, recaptioned: Path) -> None:
+    after = digests(recaptioned / "out")
+    untouched = {path: digest for path, digest in after.items() if not path.startswith(IN_VERSION)}
+    assert untouched == digests(split / "out")
+    assert digests(recaptioned / "dataset/v0") == digests(split / "dataset/v0")
 
-    old, new = metas(folder, "v0"), metas(folder, "v1")
+    old, new = metas(recaptioned, "v0"), metas(recaptioned, "v1")
     assert old.keys() == new.keys()
     said = ("windows", "provenance")
     assert {uuid: without(meta, *said) for uuid, meta in new.items()} == {
@@ -115,13 +123,13 @@ def test_new_captions_stand_beside_the_old_and_every_clip_is_the_same(folder: Pa
         assert "prompts" not in provenance  # those of the captions that are gone
         assert provenance["config_hash"] == old[uuid]["provenance"]["config_hash"]
 
-    everything = json.loads((folder / "out/v1/all_window_captions.json").read_text())
+    everything = json.loads((recaptioned / "out/v1/all_window_captions.json").read_text())
     texts = {uuid: list(windows.values()) for clips in everything.values() for uuid, windows in clips.items()}
     assert texts == {uuid: [window["qwen_caption"] for window in meta["windows"]] for uuid, meta in new.items()}
 
 
-def test_the_dataset_of_a_version_has_its_captions_with_the_same_clips(folder: Path, models: Path) -> None:
-    annotated(folder, captions=captions("Tell me more."), models={"model_dir": str(models)})
+def test_the_dataset_of_a_version_has_its_captions_with_the_same_clips(recaptioned: Path) -> None:
+    folder = recaptioned
     tables = {name: pq.read_table(folder / f"dataset/{name}/catalogue.parquet").to_pylist() for name in ("v0", "v1")}
     rows = {name: {row["key"]: row["caption"] for row in table} for name, table in tables.items()}
     assert rows["v0"].keys() == rows["v1"].keys()
@@ -299,8 +307,8 @@ def test_videos_that_failed_are_not_annotated(folder: Path) -> None:
     assert RunDir(folder / "run-v1").report_path.is_file()
 
 
-def test_captions_of_two_versions_are_shown_side_by_side(folder: Path, models: Path) -> None:
-    annotated(folder, captions=captions("Tell me more."), models={"model_dir": str(models)}, output_dataset_path=None)
+def test_captions_of_two_versions_are_shown_side_by_side(recaptioned: Path, tmp_path: Path) -> None:
+    folder = recaptioned
     old, new = metas(folder, "v0"), metas(folder, "v1")
     shown = clipmill("compare", str(folder / "run-v1"), "--versions", "v0", "v1", "--json")
     assert shown.returncode == exits.DONE, shown.stderr
@@ -314,7 +322,7 @@ def test_captions_of_two_versions_are_shown_side_by_side(folder: Path, models: P
     again = clipmill("compare", str(folder / "out"), "--json")
     assert json.loads(again.stdout) == json.loads(shown.stdout)
 
-    page = folder / "page.html"
+    page = tmp_path / "page.html"
     one = clips[0]["uuid"]
     done = clipmill("compare", str(folder / "out"), "--clip", one, "--html", str(page))
     assert done.returncode == exits.DONE, done.stderr
