@@ -122,7 +122,7 @@ class S3Server:
         return [
             *["-logtostderr", "server", f"-ip={ADDRESS}", f"-ip.bind={ADDRESS}", f"-dir={self.folder / 'volumes'}"],
             *["-s3", f"-s3.config={self.folder / 's3.json'}", "-s3.port.iceberg=0", "-s3.port.lance=0"],
-            *["-volume.max=100", "-master.volumeSizeLimitMB=64", "-master.peers=none", *ports, *rpc_ports],
+            *["-volume.max=1000", "-master.volumeSizeLimitMB=64", "-master.peers=none", *ports, *rpc_ports],
             *["-master.telemetry=false", "-s3.autoCreateBucket=false", f"-s3.localSocket={self.folder / 's3.sock'}"],
             f"-filer.localSocket={self.folder / 'filer.sock'}",
         ]

@@ -102,6 +102,27 @@ def test_a_run_on_s3_leaves_the_bytes_of_a_run_on_disk_and_no_credential_anywher
     assert clipmill("leftovers", str(path)).stdout == ""
 
 
+def test_clips_on_s3_are_annotated_as_those_on_a_disk(on_disk: Path, s3_env: S3Server, tmp_path: Path) -> None:
+    root = new_root()
+    storage = storage_for(root, S3Options(endpoint_url=s3_env.endpoint_url))
+    shutil.copytree(on_disk / "out", tmp_path / "out")
+    for path in sorted((tmp_path / "out").rglob("*")):
+        if path.is_file():
+            storage.write(str(path.relative_to(tmp_path)), path.read_bytes())
+    for name, places in {
+        "local": {"output_clip_path": str(tmp_path / "out")},
+        "s3": {"output_clip_path": f"{root}/out", "s3": {"endpoint_url": s3_env.endpoint_url}},
+    }.items():
+        run = {"run_dir": str(tmp_path / name), "annotate": {"annotation_version": "v1"}, "cluster": "local"}
+        config = tmp_path / f"{name}.yaml"
+        config.write_text(json.dumps({**run, **places, "previews": {"target_fps": 3.0}}))
+        done = clipmill("annotate", str(config))
+        assert done.returncode == exits.DONE, done.stderr
+    found, wanted = stored(root, s3_env), {f"out/{path}": digest for path, digest in digests(tmp_path / "out").items()}
+    assert differing(found, wanted) == []
+    assert any(path.startswith("out/v1/previews/") for path in found)
+
+
 def assert_tells_no_credential(content: bytes, server: S3Server) -> None:
     assert server.secret_key.encode() not in content
     assert server.access_key.encode() not in content
