@@ -135,6 +135,10 @@ def _transcoder(config: RunConfig) -> Stage:
         window_size=config.windows.window_size,
         remainder_threshold=config.windows.remainder_threshold,
         num_clips_per_chunk=config.clips.num_clips_per_chunk,
+        # videos are clips by intention, as where those of another output are captioned anew
+        keeps_whole=config.split.is_fixed_stride
+        and config.split.fixed_stride_split_duration >= config.limits.max_duration_s
+        and config.filters.motion_filter == "disable",
     )
 
 

@@ -24,6 +24,7 @@ class ClipRecipe:
     remainder_threshold: int
     requests: Sequence[FrameRequest]
     motion: MotionRequest | None = None
+    keeps_whole: bool = False  # whether a source that already is the clip is taken as it is
 
     def windows(self, num_frames: int) -> list[FrameSpan]:
         """The windows of a clip."""

@@ -44,7 +44,7 @@ def cut_clips(recipe: ClipRecipe, video: Video, *, seeks: bool = True) -> Iterat
         VideoError: UNREADABLE or DECODE_ERROR.
         StorageError: the file could not be read.
     """
-    whole = clip_as_it_is(recipe, video)
+    whole = clip_as_it_is(recipe, video) if recipe.keeps_whole else None
     if whole is not None:
         yield whole
         return

@@ -35,6 +35,7 @@ class ClipTranscodingStage(Stage):
         remainder_threshold: int = 128,
         num_clips_per_chunk: int = 32,
         clip_encoding: Literal["transcode", "smart-copy"] = "transcode",
+        keeps_whole: bool = False,
     ) -> None:
         """Settings as docs/rules.md (Clips; Windows and previews).
 
@@ -46,10 +47,11 @@ class ClipTranscodingStage(Stage):
             num_clips_per_chunk: clips that are listed together; they travel in parts of some 8 MiB.
             clip_encoding: ``smart-copy`` copies the packets of H.264 sources that allow it and encodes only the frames
                 at a clip's ends that no IDR covers, with libx264; what can't be copied is transcoded and says why.
+            keeps_whole: a source that already is the clip that would be made of it is taken byte for byte.
         """
         self._settings = EncoderSettings(encoder=encoder, preset=preset, crf=crf, threads=encoder_threads)
         self._keep_audio = keep_audio
-        self._copies = clip_encoding == "smart-copy"
+        self._copies, self._keeps_whole = clip_encoding == "smart-copy", keeps_whole
         self._window_size, self._remainder_threshold = window_size, remainder_threshold
         self._num_clips_per_chunk = num_clips_per_chunk
         self._requests: list[FrameRequest] = []
@@ -90,6 +92,7 @@ class ClipTranscodingStage(Stage):
         return ClipRecipe(
             encoder=self._settings,
             copies=self._copies,
+            keeps_whole=self._keeps_whole,
             keep_audio=self._keep_audio,
             window_size=self._window_size,
             remainder_threshold=self._remainder_threshold,

@@ -17,7 +17,7 @@ from tests.splitting import clips_of, mp4_of, one_clip, task_of
 from tests.synthetic import make_video
 
 FILM = MEDIA / "big_buck_bunny_1.mp4"
-LONG: dict[str, Any] = {"clip_len_s": 1e8, "encoder": "libx264"}
+LONG: dict[str, Any] = {"clip_len_s": 1e8, "encoder": "libx264", "keeps_whole": True}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_a_copied_clip_keeps_its_bytes(tmp_path: Path) -> None:
 
 def test_its_frames_are_sampled_as_those_of_any_clip(clip_file: Path) -> None:
     request = FrameRequest("preview", 1.0, 48, "yuv420p", scope="window")
-    transcoder = ClipTranscodingStage(encoder="libx264", window_size=128, remainder_threshold=64)
+    transcoder = ClipTranscodingStage(encoder="libx264", window_size=128, remainder_threshold=64, keeps_whole=True)
     transcoder.request_frames([request])
     (task,) = VideoReaderStage().process(task_of(clip_file))
     (task,) = FixedStrideExtractorStage(1e8).process(task)
