@@ -109,10 +109,9 @@ def test_clips_on_s3_are_annotated_as_those_on_a_disk(on_disk: Path, s3_env: S3S
     for path in sorted((tmp_path / "out").rglob("*")):
         if path.is_file():
             storage.write(str(path.relative_to(tmp_path)), path.read_bytes())
-    for name, places in {
-        "local": {"output_clip_path": str(tmp_path / "out")},
-        "s3": {"output_clip_path": f"{root}/out", "s3": {"endpoint_url": s3_env.endpoint_url}},
-    }.items():
+    local = {"output_clip_path": str(tmp_path / "out")}
+    on_s3: dict[str, Any] = {"output_clip_path": f"{root}/out", "s3": {"endpoint_url": s3_env.endpoint_url}}
+    for name, places in (("local", local), ("s3", on_s3)):
         run = {"run_dir": str(tmp_path / name), "annotate": {"annotation_version": "v1"}, "cluster": "local"}
         config = tmp_path / f"{name}.yaml"
         config.write_text(json.dumps({**run, **places, "previews": {"target_fps": 3.0}}))
