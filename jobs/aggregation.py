@@ -10,31 +10,33 @@ import logging
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-import curation
 from curation import layout
-from curation.dataset import DatasetPlan
+from curation.dataset import DatasetPlan, DatasetReport
 from curation.registry import EMBEDDERS
-from curation.storage import Storage, read_ahead, request_counts
+from curation.storage import Storage, read_ahead
 from jobs.aggregation_lease import only_aggregation
 from jobs.annotation import clips_storage, made_version, output_storage
-from jobs.captions import caption_report, captions_collected
+from jobs.captions import captions_collected
 from jobs.chunk_lists import chunk_documents
 from jobs.config import RunConfig
-from jobs.dataset_job import dataset_document, dataset_job
+from jobs.dataset_job import dataset_job
 from jobs.embeddings import embeddings_collected
+from jobs.ends import video_ends
 from jobs.exits import DONE, FAILED, INCOMPLETE, REFUSED
 from jobs.history import History, note_found, read_history
 from jobs.ledger import live_leases
 from jobs.manifest import ManifestVideo
 from jobs.packing_plan import PackingPlan, forget_packed, live_packers
 from jobs.preflight import use_scratch
+from jobs.report_clips import ClipFigures
+from jobs.report_document import page_path, try_page
+from jobs.report_figures import run_report, with_dataset
 from jobs.rundir import RunDir, write_json
 from jobs.totals import RefusedError, Totals, summary_document, video_entry
 from jobs.worker import configure_logging
@@ -70,13 +72,16 @@ def _aggregate(run: RunDir, config: RunConfig, num_pack_tasks: int) -> int:
         logger.error("event=refused: %s", error)
         write_json(run.report_path, {"exit_code": REFUSED, "refused": str(error)})
         return REFUSED
-    dataset = _publish_clips(run, config, totals, num_pack_tasks)
+    clips = ClipFigures(made_version(config))
+    dataset = _publish_clips(run, config, totals, clips, num_pack_tasks)
     code = INCOMPLETE if totals.num_missing else DONE
-    report = _report(totals, history, code)
+    report = run_report(config, totals, clips, history, video_ends(run), code=code)
     if isinstance(dataset, DatasetPlan):
         PackingPlan(dataset.plan_id, dataset.num_tasks, report).save(run)
     else:
-        write_json(run.report_path, report | {"dataset": dataset})
+        report = with_dataset(report, dataset)
+        write_json(run.report_path, report)
+        try_page(run, report)
     logger.info(
         "event=aggregated done=%d failed=%d missing=%d clips=%d planned_only=%s code=%d",
         totals.num_done,
@@ -110,6 +115,7 @@ def _begin(run: RunDir, config: RunConfig) -> None:
         raise
     forget_packed(run)
     run.report_path.unlink(missing_ok=True)
+    page_path(run).unlink(missing_ok=True)
 
 
 def records(run: RunDir, storage: Storage) -> Iterator[tuple[ManifestVideo, dict[str, Any] | None]]:
@@ -164,13 +170,18 @@ def _carried_algorithm(provenance: Mapping[str, Any]) -> str:
     return next(str(name) for name in made["models"] if name in EMBEDDERS)
 
 
-def _publish_clips(
-    run: RunDir, config: RunConfig, totals: Totals, num_pack_tasks: int
-) -> dict[str, Any] | DatasetPlan | None:
-    """Go through the lists of clips once, for the captions, the tables of vectors and the dataset."""
-    own = output_storage(config)
+def clip_lists(run: RunDir, config: RunConfig, totals: Totals) -> Generator[dict[str, Any], None, None]:
+    """The lists of clips of all videos whose records were counted."""
     videos = (entry.id for _, entry in run.manifest_entries())
-    chunks = chunk_documents(own, zip(videos, totals.num_chunks, strict=True))
+    return chunk_documents(output_storage(config), zip(videos, totals.num_chunks, strict=True))
+
+
+def _publish_clips(
+    run: RunDir, config: RunConfig, totals: Totals, clips: ClipFigures, num_pack_tasks: int
+) -> DatasetReport | DatasetPlan | None:
+    """Go through the lists of clips once: for the figures, the captions, the tables of vectors and the dataset."""
+    own = output_storage(config)
+    chunks = clips.counted(clip_lists(run, config, totals))
     if totals.captions:
         chunks = captions_collected(chunks, clips_storage(config), version=made_version(config))
     if totals.stats.num_with_embeddings:
@@ -179,9 +190,8 @@ def _publish_clips(
         if (dataset := dataset_job(config)) is not None:
             if num_pack_tasks:
                 return dataset.plan(chunks, num_tasks=num_pack_tasks, is_complete=lambda: not totals.num_missing)
-            return dataset_document(dataset.build(chunks, is_complete=lambda: not totals.num_missing))
-        if totals.captions or totals.stats.num_with_embeddings:
-            deque(chunks, maxlen=0)
+            return dataset.build(chunks, is_complete=lambda: not totals.num_missing)
+        deque(chunks, maxlen=0)
     return None
 
 
@@ -192,29 +202,6 @@ def _made_by(totals: Totals) -> dict[str, str]:
     name = totals.embedding_algorithm
     assert name is not None
     return {"embedding_algorithm": name, "model": made["models"][name], "config_hash": made["config_hash"]}
-
-
-def _report(totals: Totals, history: History, code: int) -> dict[str, Any]:
-    return {
-        "exit_code": code,
-        "code_version": curation.__version__,
-        "num_videos": totals.num_videos,
-        "num_done": totals.num_done,
-        "num_failed": totals.num_failed,
-        "num_missing": totals.num_missing,
-        "clip_stats": asdict(totals.stats),
-        "captions": caption_report(totals.captions, history.engines),
-        "text_matches": dict(sorted(totals.text_matches.items())),
-        "num_source_frames": totals.num_source_frames,
-        "num_decoded_frames": totals.num_decoded_frames,
-        "failures_by_reason": dict(sorted(totals.failures.items())),
-        "failed_videos": totals.failed,
-        "missing_videos": totals.missing,
-        # to S3, of all workers and of this aggregation; those of killed ones are not known
-        "requests": {"workers": dict(sorted(history.requests.items())), "aggregation": request_counts()},
-        # seconds over all workers: busy, starved (waiting for tasks), blocked (waiting for room behind it)
-        "stage_seconds": {stage: dict(seconds) for stage, seconds in history.stage_s.items()},
-    }
 
 
 def run_aggregation(run_dir: str, num_pack_tasks: int = 0) -> int:

@@ -3,73 +3,95 @@
 import json
 import logging
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 import curation
 from curation.errors import StorageError
-from jobs import exits
+from jobs import completion, exits
 from jobs.aggregation import aggregate as aggregate_run
 from jobs.annotation import is_annotation
 from jobs.compare_cli import compare
-from jobs.config import ConfigError, RunConfig, load_config, read_config, starter_yaml
+from jobs.config import ConfigError, RunConfig, load_config, read_config
 from jobs.dataset_cli import app as dataset_app
 from jobs.dataset_cli import run_pipeline_file
 from jobs.dedup_cli import dedup
-from jobs.doctor import remainders, who_is_at_work
+from jobs.doctor_cli import doctor
 from jobs.dry_run import dry_run
 from jobs.explain import explain, explain_video
+from jobs.help_texts import APP_HELP, InOrderOfUse, describe
 from jobs.launcher import Attempt, launch
 from jobs.leftovers import leftovers
 from jobs.local_submitter import run_in_background
 from jobs.logs import first_errors, log_files
 from jobs.models_cli import app as models_app
 from jobs.planning import Plan, plan_file
+from jobs.report_cli import report
 from jobs.resuming import adopt_settings, note, requested
 from jobs.rundir import RunDir, RunDirError
 from jobs.script_submitter import SUBMIT_SCRIPT, ScriptSubmitter
 from jobs.search_cli import search
-from jobs.status import RunStatus, run_status
+from jobs.starter import full_yaml, short_yaml, yaml_of_pipeline
+from jobs.status import run_status
+from jobs.status_text import print_status
 from jobs.submission import StoppedError, SubmissionError
 from jobs.submitters import cancel_run
+from jobs.watching import progress_shown, watched
 
 app = typer.Typer(
     name="clipmill",
-    help="Turns raw video into a training dataset on a Slurm cluster, with nothing but Slurm.",
+    help=APP_HELP,
+    cls=InOrderOfUse,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(models_app)
 app.add_typer(dataset_app)
+app.command()(doctor)
 app.command()(dedup)
 app.command("search")(search)
 app.command("compare")(compare)
+app.command("report")(report)
 # no markup and no emoji: brackets and colons in paths and messages are what they are
 out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 ConfigPath = Annotated[Path, typer.Argument(help="the run's YAML file", metavar="RUN.YAML")]
 RunPath = Annotated[Path, typer.Argument(help="the run folder (run_dir), or its YAML file", metavar="RUN")]
-Overrides = Annotated[list[str], typer.Option("--set", help="override a setting: --set split.transnetv2_crop_s=0")]
+Overrides = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="override a setting; may be repeated: --set split.transnetv2_crop_s=0",
+        autocompletion=completion.setting,
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="no progress while it runs on this machine")]
 Detach = Annotated[bool, typer.Option("--detach", help="with cluster local: go on in the background, with a log")]
 
 
 @app.command()
-def init(path: Annotated[Path, typer.Argument(help="file to write")] = Path("run.yaml")) -> None:
-    """Write a starter YAML with every setting, its default and its meaning."""
+def init(
+    path: Annotated[Path, typer.Argument(help="file to write")] = Path("run.yaml"),
+    is_full: Annotated[bool, typer.Option("--full", help="every setting with its default and its meaning")] = False,
+    from_json: Annotated[
+        Path | None, typer.Option("--from-json", help="the settings of a Cosmos-Curate split JSON, as a YAML")
+    ] = None,
+) -> None:
+    """Write a starter YAML."""
+    text = yaml_of_pipeline(from_json) if from_json else full_yaml() if is_full else short_yaml(path.name)
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(starter_yaml())
+            file.write(text)
     except FileExistsError:
         err.print(f"{path} is there already; nothing was written")
         raise typer.Exit(exits.USAGE) from None
-    out.print(f"wrote {path}: fill in input_video_path, then try: clipmill plan {path}")
+    out.print(f"wrote {path}{'' if from_json else ': fill in input_video_path'}; then: clipmill plan {path}")
+    out.print(f"what this machine lacks for it: clipmill doctor {path}")
 
 
 @app.command()
@@ -79,11 +101,16 @@ def plan(config_path: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B
 
 
 @app.command()
-def run(config_path: ConfigPath, overrides: Overrides = [], detach: Detach = False) -> None:  # noqa: B006
+def run(
+    config_path: ConfigPath,
+    overrides: Overrides = [],  # noqa: B006
+    detach: Detach = False,
+    quiet: Quiet = False,
+) -> None:
     """Run everything on this machine, whatever the config's cluster is; or do what the JSON of a pipeline asks for."""
     if (code := run_pipeline_file(config_path, overrides)) is not None:
         raise typer.Exit(code)
-    _launch(plan_file(config_path, overrides, cluster="local"), detach=detach)
+    _launch(plan_file(config_path, overrides, cluster="local"), detach=detach, quiet=quiet)
 
 
 @app.command()
@@ -91,6 +118,7 @@ def submit(
     config_path: ConfigPath,
     overrides: Overrides = [],  # noqa: B006
     detach: Detach = False,
+    quiet: Quiet = False,
     is_dry: Annotated[bool, typer.Option("--dry-run", help="show what would be queued; write nothing")] = False,
     as_script: Annotated[bool, typer.Option("--script", help="write batch scripts to read and submit by hand")] = False,
     script_dir: Annotated[Path | None, typer.Option(help="folder for --script; default: the attempt's")] = None,
@@ -109,16 +137,21 @@ def submit(
         attempt = launch(planned.run, planned.config, submitter=scripts)
         out.print(f"attempt {attempt.number} is written as scripts; read them, then: {scripts.folder}/{SUBMIT_SCRIPT}")
     else:
-        _launch(planned, detach=detach)
+        _launch(planned, detach=detach, quiet=quiet)
 
 
 @app.command()
-def annotate(config_path: ConfigPath, overrides: Overrides = [], detach: Detach = False) -> None:  # noqa: B006
+def annotate(
+    config_path: ConfigPath,
+    overrides: Overrides = [],  # noqa: B006
+    detach: Detach = False,
+    quiet: Quiet = False,
+) -> None:
     """Describe clips anew that are there (group annotate): captions, previews, embeddings; the clips stay untouched."""
     found = read_config(config_path, overrides)
     if found.config is not None and not found.problems and not is_annotation(found.config):
         raise ConfigError([f"{config_path}: annotate.annotation_version: this key is needed, such as v1"])
-    _launch(plan_file(config_path, overrides), detach=detach)
+    _launch(plan_file(config_path, overrides), detach=detach, quiet=quiet)
 
 
 @app.command()
@@ -126,7 +159,13 @@ def resume(
     run_path: RunPath,
     overrides: Overrides = [],  # noqa: B006
     detach: Detach = False,
-    failed: Annotated[list[str], typer.Option(help="try videos again that failed in this class, or: all")] = [],  # noqa: B006
+    quiet: Quiet = False,
+    failed: Annotated[
+        list[str],
+        typer.Option(
+            metavar="CLASS", help="try videos again that failed so, or: all", autocompletion=completion.failure
+        ),
+    ] = [],  # noqa: B006
     config_path: Annotated[Path | None, typer.Option("--config", help="the run's settings from now on")] = None,
     is_explained: Annotated[bool, typer.Option("--explain", help="say what would be done and why; do nothing")] = False,
     video: Annotated[str | None, typer.Option(help="with --explain: this video and all that happened to it")] = None,
@@ -146,7 +185,7 @@ def resume(
     note(run_dir, request)
     for line in request.in_words:
         out.print(line)
-    _start(run_dir, config, detach=detach)
+    _start(run_dir, config, detach=detach, quiet=quiet)
 
 
 @app.command()
@@ -176,20 +215,19 @@ def list_leftovers(run_path: RunPath) -> None:
 @app.command()
 def status(
     run_path: RunPath,
-    watch: Annotated[bool, typer.Option("--watch", help="again every 10 s until the run is complete")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="on and on, until the run is over or nothing works")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object; with --watch one a line")] = False,
+    interval: Annotated[float | None, typer.Option(min=0.1, help="with --watch: seconds between two looks")] = None,
 ) -> None:
-    """Show where a run stands."""
+    """Show where a run stands, and what its workers wait for."""
     run_dir = _run_dir(run_path)
-    while True:
-        found = run_status(run_dir)
-        if as_json:
-            sys.stdout.write(json.dumps(found.to_json()) + "\n")
-        else:
-            _print_status(found)
-        if not watch or found.is_complete:
-            return
-        time.sleep(10)
+    if watch:
+        raise typer.Exit(watched(run_dir, out, as_json=as_json, every_s=interval))
+    found = run_status(run_dir)
+    if as_json:
+        sys.stdout.write(json.dumps(found.to_json()) + "\n")
+    else:
+        print_status(found, out)
 
 
 @app.command()
@@ -206,34 +244,12 @@ def aggregate(run_path: RunPath) -> None:
 
 
 @app.command()
-def doctor(
-    run_path: RunPath,
-    clean: Annotated[bool, typer.Option("--clean", help="remove it")] = False,
-    older_than_h: Annotated[float, typer.Option(min=0, help="only what is at least so many hours old")] = 24.0,
-) -> None:
-    """List what killed processes of a run left aside: uploads that nobody completed, hidden files."""
-    run_dir = _run_dir(run_path)
-    config = run_dir.load_config()
-    busy = who_is_at_work(run_dir, config) if clean else None
-    if busy is not None:
-        err.print(f"nothing is removed: {busy} may be writing; try again when the run has ended, or clipmill cancel it")
-        raise typer.Exit(exits.FAILED)
-    count = 0
-    for each in remainders(run_dir, config, older_than_s=older_than_h * 3600):
-        count += 1
-        if clean:
-            each.remove()
-        out.print(f"{'removed' if clean else 'left aside'}: {each}")
-    if count and not clean:
-        out.print(f"{count} in all, which nothing reads; remove with: clipmill doctor {run_path} --clean")
-    elif not count:
-        out.print(f"nothing that is {older_than_h:g} h old was left aside")
-
-
-@app.command()
 def version() -> None:
     """Print the version."""
     out.print(curation.__version__)
+
+
+describe(app)
 
 
 def _config(path: Path, overrides: list[str]) -> RunConfig:
@@ -259,14 +275,16 @@ def _print_plan(planned: Plan) -> None:
     )
 
 
-def _launch(planned: Plan, *, detach: bool) -> None:
+def _launch(planned: Plan, *, detach: bool, quiet: bool) -> None:
     _print_plan(planned)
-    _start(planned.run, planned.config, detach=detach)
+    _start(planned.run, planned.config, detach=detach, quiet=quiet)
 
 
-def _start(run_dir: RunDir, config: RunConfig, *, detach: bool) -> None:
+def _start(run_dir: RunDir, config: RunConfig, *, detach: bool, quiet: bool) -> None:
     if not detach or config.cluster != "local":
-        _report_attempt(launch(run_dir, config), run_dir)
+        with progress_shown(run_dir, config, err, is_quiet=quiet):
+            attempt = launch(run_dir, config)
+        _report_attempt(attempt, run_dir)
         return
     pid, log = run_in_background(run_dir, timeout_s=config.worker.lease_timeout_s)
     out.print(
@@ -319,39 +337,6 @@ def _report_code(code: int, run_dir: RunDir) -> int:
     if code == exits.INCOMPLETE:
         err.print(f"incomplete; go on with: clipmill resume {run_dir.root}")
     return code
-
-
-def _print_status(found: RunStatus) -> None:
-    table = Table(title=f"{found.run_dir} (attempt {found.num_attempts})", title_justify="left")
-    for column in ("", "done", "failed", "running", "waiting", "all"):
-        table.add_column(column, justify="right")
-    counts = (found.num_done, found.num_failed, found.num_running, found.num_waiting, found.num_videos)
-    table.add_row("videos", *map(str, counts))
-    waiting = found.num_shards - found.num_shards_ended - found.num_shards_running
-    shards = (found.num_shards_ended, "", found.num_shards_running, max(0, waiting), found.num_shards)
-    table.add_row("shards", *map(str, shards))
-    out.print(table)
-    rate = f"{found.videos_per_hour:.0f} videos/h" if found.videos_per_hour else "no rate yet"
-    eta = f", {found.eta_s / 60:.0f} min to go" if found.eta_s and not found.is_complete else ""
-    out.print(f"{found.num_clips} clips, {found.clip_s / 3600:.2f} h; {rate}{eta}")
-    if found.packing is not None:
-        packing = found.packing
-        out.print(
-            f"packing the dataset: {packing['num_ended']} of {packing['num_tasks']} tasks have ended, "
-            f"{packing['num_running']} are at work"
-        )
-    if found.jobs:
-        out.print("Slurm: " + ", ".join(f"{count} {state}" for state, count in sorted(found.jobs.items())))
-    elif found.jobs is None and found.num_shards_running == 0 and not found.is_complete:
-        out.print("Slurm does not answer, or is not used; the counts above come from the run's own files")
-    for key, work in sorted(found.captions.items()):
-        speed = f"{work.output_tokens_per_s:.0f} output tokens/s" if work.output_tokens_per_s else "no speed yet"
-        out.print(f"captions {key}: {work.prompt_tokens} prompt and {work.output_tokens} output tokens, {speed}")
-    for reason, count in found.failures.items():
-        out.print(f"failed ({reason}): {count}, such as {found.first_failures[reason]}")
-        out.print(f"  try them again: {found.retry_commands[reason]}")
-    for bad in found.bad_nodes:
-        out.print(f"bad node {bad['node']} ({bad['check']}): {bad['message']}")
 
 
 def main() -> None:

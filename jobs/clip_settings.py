@@ -78,7 +78,7 @@ class WindowSettings(Settings):
     def _fits_window(cls, value: int, info: ValidationInfo) -> int:
         size = info.data.get("window_size")  # absent when it is wrong itself
         if size is not None and value > size:
-            raise ValueError(f"must not exceed window_size {size}")
+            raise ValueError(f"expected at most window_size ({size})")
         return value
 
 

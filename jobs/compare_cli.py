@@ -15,7 +15,7 @@ from rich.table import Table
 
 from curation import layout
 from curation.storage import Storage
-from jobs import exits
+from jobs import completion, exits
 from jobs.annotation import clips_storage
 from jobs.comparing import ComparedClip, compared_clip, sampled_clips
 from jobs.searching import SearchError, search_config
@@ -40,11 +40,21 @@ def compare(
     versions: Annotated[tuple[str, str], typer.Option(help="annotation versions")] = ("v0", "v1"),
     num_clips: Annotated[int, typer.Option("--num", min=1, help="clips, each of another video")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="another sample with another seed")] = 0,
-    clip: Annotated[list[str], typer.Option(help="this clip, by uuid; may be repeated")] = [],  # noqa: B006
+    clip: Annotated[list[str], typer.Option(help="this clip, by uuid; may be repeated; default: a sample")] = [],  # noqa: B006
     only_different: Annotated[bool, typer.Option("--different", help="only those with other captions")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
-    page: Annotated[Path | None, typer.Option("--html", help="write a page that shows them, with previews")] = None,
-    overrides: Annotated[list[str], typer.Option("--set", help="override a setting: --set s3.region=eu")] = [],  # noqa: B006
+    page: Annotated[
+        Path | None, typer.Option("--html", help="write a page that shows them, with previews; default: print them")
+    ] = None,
+    overrides: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="override a setting; may be repeated: --set s3.region=eu",
+            autocompletion=completion.setting,
+        ),
+    ] = [],  # noqa: B006
 ) -> None:
     """Show the captions of two annotation versions side by side, for a sample of clips."""
     try:

@@ -1,11 +1,10 @@
 """The one YAML of a run: every setting, its default, and all mistakes at once with line and key."""
 
 import copy
-import difflib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +27,17 @@ from jobs.clip_settings import (
     SplitSettings,
     WindowSettings,
 )
+from jobs.config_errors import (
+    ConfigError,
+    Location,
+    Source,
+    described,
+    key_lines,
+    no_settings,
+    not_readable,
+    override_place,
+    places_of,
+)
 from jobs.model_settings import (
     CAPTION_RESOURCES,
     T5_RESOURCES,
@@ -36,8 +46,8 @@ from jobs.model_settings import (
     ModelSettings,
     T5Settings,
 )
+from jobs.setting_words import group_model
 from jobs.settings import (
-    SECRET_INPUT,
     AggregateSettings,
     AnnotateSettings,
     DatasetSettings,
@@ -49,16 +59,18 @@ from jobs.settings import (
     SlurmSettings,
     WorkerSettings,
 )
-from jobs.split_json import is_split_pipeline, split_settings
+from jobs.split_json import ARGUMENTS, is_split_pipeline, split_settings
 from jobs.yaml_text import Dumper, Loader
 
-
-class ConfigError(ValueError):
-    """A config with mistakes; ``problems`` holds one line for each."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = list(problems)
+__all__ = [
+    "ConfigError",
+    "ReadConfig",
+    "RunConfig",
+    "absolute",
+    "load_config",
+    "read_config",
+    "to_yaml",
+]
 
 
 class RunConfig(Settings):
@@ -190,23 +202,26 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 def read_config(path: Path, overrides: Sequence[str] = ()) -> ReadConfig:
     """See ``load_config``; with mistakes, what can be known of the rest all the same, for it may have more of them."""
     try:
-        text = path.read_text(encoding="utf-8")
-        is_json = path.suffix.lower() == ".json"
-        document = json.loads(text) if is_json else yaml.load(text, Loader=Loader)
-        keys = [] if is_json else list(_keys(yaml.compose(text, Loader=Loader)))
+        text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         return ReadConfig(None, [f"{path}: {error.strerror}"], frozenset())
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a scalar that is not what its tag says
-        return ReadConfig(None, [f"{path}: not {'JSON' if path.suffix == '.json' else 'YAML'}: {error}"], frozenset())
+    except UnicodeDecodeError as error:
+        return ReadConfig(None, [not_readable(path, "", error)], frozenset())
+    try:
+        document, keys = _document(text, is_json=path.suffix.lower() == ".json")
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a scalar that is not what its tag says
+        return ReadConfig(None, [not_readable(path, text, error)], frozenset())
     if not isinstance(document, dict):
-        problem = f"{path}: expected keys with values, found {type(document).__name__}"
-        return ReadConfig(None, [problem], frozenset())
+        return ReadConfig(None, [no_settings(path, document, text)], frozenset())
     # a group whose keys are all commented out is that group with its defaults
     document = {key: {} if value is None and _known_keys([str(key)]) else value for key, value in document.items()}
-    places, problems = _places(path, keys)
+    places, problems = places_of(path, keys)
     notes: list[str] = []
     if is_split_pipeline(document):
         document, problems, notes = split_settings(document, path)
+        places = {
+            tuple(key.split(".")): places[("args", name)] for name, key in ARGUMENTS.items() if ("args", name) in places
+        }
     for override in overrides:
         problems += _override(document, override, places)
     if isinstance(document.get("annotate"), dict) and document["annotate"].get("annotation_version") is not None:
@@ -214,9 +229,19 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> ReadConfig:
     try:
         return ReadConfig(absolute(RunConfig.model_validate(document)), problems, frozenset(), notes)
     except ValidationError as error:
-        problems += [_describe(path, places, dict(problem)) for problem in error.errors()]
+        problems += described(error, RunConfig, Source(path, places))
     config, mistaken = _without_mistakes(document)
     return ReadConfig(None if config is None else absolute(config), problems, mistaken)
+
+
+def _document(text: str, *, is_json: bool) -> tuple[Any, list[tuple[Location, int]]]:
+    """What a file says, and the line of each key."""
+    if is_json:  # which is YAML but for its tabs, that stand only between its values
+        return json.loads(text), list(key_lines(yaml.compose(text.replace("\t", " "), Loader=Loader)))
+    loader = Loader(text)
+    node = loader.get_single_node()
+    keys = list(key_lines(node))
+    return None if node is None else loader.construct_document(node), keys
 
 
 def _without_mistakes(document: dict[str, Any]) -> tuple[RunConfig | None, frozenset[str]]:
@@ -271,68 +296,34 @@ def _absolute(path: str | None) -> str | None:
     return path if path is None or "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
-def _override(document: dict[str, Any], override: str, places: dict[tuple[str, ...], str]) -> list[str]:
+def _override(document: dict[str, Any], override: str, places: dict[Location, str]) -> list[str]:
     """Set one dotted key in place, and say so in ``places``; gives the problem when it can't."""
+    place = override_place(override)
     key, separator, value = override.partition("=")
-    if not separator or not key:
-        return [f"--set {override}: expected key=value"]
+    if not separator or not all(key.split(".")):
+        return [f"{place}: expected key=value, such as --set split.transnetv2_crop_s=0"]
     *parents, last = path = key.split(".")
     target = document
     for parent in parents:
         below = target.setdefault(parent, {})
         if not isinstance(below, dict):
-            return [f"--set {override}: {parent} is not a group of settings"]
+            return [f"{place}: {parent} is not a group of settings"]
         target = below
     try:
         target[last] = yaml.load(value, Loader=Loader)
     except (yaml.YAMLError, ValueError):
-        return [f"--set {override}: {value!r} is not a YAML value"]
-    places[tuple(path)] = f"--set {override}"
+        return [f"{place}: the value can't be read: a [, a {{ or a quote is not closed, or the whole needs quotes"]
+    for known in [each for each in places if each[: len(path)] == tuple(path)]:
+        del places[known]
+    places[tuple(path)] = place
     return []
-
-
-def _keys(node: yaml.Node | None, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Each key in the file, as often as it stands there, and its line counted from 1."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            path = (*prefix, str(key.value))
-            yield path, key.start_mark.line + 1
-            yield from _keys(value, path)
-
-
-def _places(path: Path, keys: Iterable[tuple[tuple[str, ...], int]]) -> tuple[dict[tuple[str, ...], str], list[str]]:
-    """Where each key stands, and a problem for each that stands there again: YAML would take the last in silence."""
-    places: dict[tuple[str, ...], str] = {}
-    problems = []
-    for key, line in keys:
-        if key in places:
-            problems.append(f"{path}:{line}: {'.'.join(key)}: stands in {places[key]} too")
-        places[key] = f"{path}:{line}"
-    return places, problems
-
-
-def _describe(path: Path, places: Mapping[tuple[str, ...], str], problem: Mapping[str, Any]) -> str:
-    location = tuple(str(part) for part in problem["loc"])
-    where = next((places[location[:n]] for n in range(len(location), 0, -1) if location[:n] in places), str(path))
-    key = ".".join(location)
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(location[-1], _known_keys(location[:-1]), n=1)
-        message = f"unknown key{f'; did you mean {nearest[0]!r}?' if nearest else ''}"
-    elif problem["type"] == "missing":
-        message = "this key is needed"
-    elif problem["type"] == SECRET_INPUT:
-        pass  # what was found may hold a password
-    elif problem.get("input") is not None and not isinstance(problem["input"], dict):
-        message += f", found {problem['input']!r}"
-    return f"{where}: {key}: {message}" if key else f"{where}: {message}"
 
 
 def _known_keys(location: Sequence[str]) -> list[str]:
     model: type[BaseModel] = RunConfig
     for part in location:
-        below = model.model_fields[part].annotation if part in model.model_fields else None
-        if not (isinstance(below, type) and issubclass(below, BaseModel)):
+        below = group_model(model.model_fields.get(part))
+        if below is None:
             return []
         model = below
     return list(model.model_fields)
@@ -341,38 +332,3 @@ def _known_keys(location: Sequence[str]) -> list[str]:
 def to_yaml(config: RunConfig) -> str:
     """The resolved config, every setting written out."""
     return str(yaml.dump(config.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True))
-
-
-def starter_yaml() -> str:
-    """A config to begin with: every setting with its default and what it means."""
-    lines = [
-        "# A clipmill run. Lines that begin with '# ' before a key show its default: take the mark away to change it."
-    ]
-    for name, each in RunConfig.model_fields.items():
-        group = each.annotation
-        if isinstance(group, type) and issubclass(group, Settings):
-            lines += ["", f"# {name}:  # {' '.join((group.__doc__ or '').split())}"]
-            lines += [
-                f"#   {key}: {_yaml_value(getattr(each.default, key))}  # {f.description}"
-                for key, f in group.model_fields.items()
-            ]
-        else:
-            value = _STARTER[name] if name in _STARTER else _yaml_value(each.default)
-            mark = "" if name in _STARTER else "# "
-            lines.append(f"{mark}{name}: {value}  # {each.description}")
-    return "\n".join(lines) + "\n"
-
-
-_STARTER = {
-    "run_dir": "runs/first",
-    "input_video_path": "/path/to/videos",
-    "output_clip_path": "processed/v0",
-    "output_dataset_path": "webdataset",
-    "cluster": "local",
-}
-
-
-def _yaml_value(value: object) -> str:
-    if isinstance(value, str | float):  # not in JSON's way: other readers of YAML take 1e-06 for a text
-        return str(yaml.safe_dump(value, width=1000)).splitlines()[0]
-    return json.dumps(value)

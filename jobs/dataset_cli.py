@@ -16,7 +16,7 @@ from rich.console import Console
 
 from curation.dataset import check_dataset
 from curation.storage import storage_for
-from jobs import exits
+from jobs import completion, exits
 from jobs.config import ConfigError, RunConfig, load_config
 from jobs.dataset_build import BuiltDataset, build_from_summary
 from jobs.dataset_job import DatasetJob, dataset_job
@@ -30,7 +30,12 @@ err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=
 
 Overrides = Annotated[
     list[str],
-    typer.Option("--set", help="a setting of dataset, or of another group: --set val_fraction=0.1 --set s3.region=eu"),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="a setting of dataset, or of another group; may be repeated: --set val_fraction=0.1 --set s3.region=eu",
+        autocompletion=completion.setting,
+    ),
 ]
 NumWorkers = Annotated[int, typer.Option(min=1, help="processes that pack at once")]
 _REASONS = 5  # for which windows were left out, shown

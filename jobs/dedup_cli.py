@@ -10,7 +10,7 @@ from rich.console import Console
 
 from curation.dedup import DedupSettings, find_duplicates
 from curation.storage import S3Options, Storage, storage_for
-from jobs import exits
+from jobs import completion, exits
 from jobs.searching import SearchError, config_of_model, folder_of, search_config, storage_of
 
 out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -42,7 +42,15 @@ def dedup(
     ] = _WhichToKeep.hard,
     seed: Annotated[int, typer.Option(min=0, help="of what is left to chance")] = 0,
     embedding: Annotated[str | None, typer.Option(help="whose vectors; default: the run's, or the only ones")] = None,
-    overrides: Annotated[list[str], typer.Option("--set", help="override a setting: --set s3.endpoint_url=URL")] = [],  # noqa: B006  (typer reads the default)
+    overrides: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="override a setting; may be repeated: --set s3.endpoint_url=URL",
+            autocompletion=completion.setting,
+        ),
+    ] = [],  # noqa: B006  (typer reads the default)
     device: Annotated[str, typer.Option(help="auto (a GPU where torch finds one), cpu, cuda")] = "auto",
     scratch_dir: Annotated[
         Path | None, typer.Option(help="for temporary files, twice the vectors; default: TMPDIR")

@@ -1,64 +1,111 @@
-"""What killed writers of a run left aside: uploads that nobody completed, hidden files, claims. No reader sees them."""
+"""What `clipmill doctor` finds out about this machine, and how one look cannot hold up the others."""
 
-from collections.abc import Iterator
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Literal
 
-from curation.storage import Leftover, Storage, storage_for
-from jobs.aggregation_lease import aggregation_lease
+from curation.errors import StorageError
 from jobs.config import RunConfig
-from jobs.ledger import is_held, live_leases
-from jobs.local_state import live_executor
-from jobs.packing_plan import live_packers
-from jobs.rundir import RunDir
+
+Level = Literal["ok", "warning", "problem"]
+
+_ASK_TIMEOUT_S = 5.0
+_TIMEOUT_S = 90.0  # of all looks together: PyTorch is loaded in one of them, from a slow file system perhaps
 
 
-@dataclass(frozen=True)
-class Remainder:
-    """Something left aside, and where."""
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a look found. ``mend`` says what to do about it; empty where nothing is to be done."""
 
-    storage: Storage
-    leftover: Leftover
-
-    @property
-    def place(self) -> str:
-        return f"{self.storage.root}/{self.leftover.path}"
-
-    def __str__(self) -> str:
-        kind = "unfinished upload" if self.leftover.token else "aside"
-        return f"{self.place} ({kind}, {self.leftover.age_s / 3600:.1f} h old)"
-
-    def remove(self) -> None:
-        """Take it away; nothing happens when it is gone."""
-        self.storage.remove_leftover(self.leftover)
+    level: Level
+    check: str
+    found: str
+    mend: str = ""
 
 
-def who_is_at_work(run: RunDir, config: RunConfig) -> str | None:
-    """In words, who may be writing now; None: nobody is."""
-    timeout_s = config.worker.lease_timeout_s
-    if live := live_leases(run, timeout_s=timeout_s):
-        return f"{len(live)} workers"
-    if live_executor(run, timeout_s=timeout_s) is not None:
-        return "clipmill itself, on this machine"
-    if is_held(aggregation_lease(run), timeout_s=timeout_s):
-        return "the aggregation"
-    if live := live_packers(run, config):
-        return f"{len(live)} tasks that pack the dataset"
-    return None
+Check = Callable[[RunConfig | None], Iterable[Finding]]
+"""A look at this machine: for a config, or None for what there is at all."""
 
 
-def remainders(run: RunDir, config: RunConfig, *, older_than_s: float) -> Iterator[Remainder]:
-    """What was left in the run's folder and outputs, and is so old by the clock of where it lies.
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command said; ``fault``, in words, why it said nothing."""
 
-    Raises:
-        StorageError: an output can't be listed.
-    """
-    roots = {str(run.root): storage_for(str(run.root))}
-    for root in (config.output_clip_path, config.output_dataset_path):
-        if root is not None:
-            storage = storage_for(root, config.output_s3)
-            roots[storage.root] = storage
-    inside = {a for a in roots for b in roots if a != b and a.startswith(f"{b.rstrip('/')}/")}
-    for root, storage in roots.items():
-        if root not in inside:
-            for leftover in storage.leftovers(older_than_s=older_than_s):
-                yield Remainder(storage, leftover)
+    text: str = ""
+    fault: str = ""
+    is_there: bool = True
+
+
+def ask(command: Sequence[str], *, timeout_s: float = _ASK_TIMEOUT_S) -> Answer:
+    """Run a command that must not hang: after ``timeout_s`` it is ended, with all that it started."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    try:
+        process = subprocess.Popen(
+            command,
+            text=True,
+            errors="replace",
+            env=environment,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+    except FileNotFoundError:
+        return Answer(fault=f"{command[0]} is not on PATH", is_there=False)
+    except OSError as error:
+        return Answer(fault=f"{command[0]}: {error.strerror}", is_there=False)
+    try:
+        printed, errors = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):  # what waits for a driver or a disk does not even end when killed
+            process.communicate(timeout=1.0)
+        return Answer(fault=f"{command[0]} did not answer within {timeout_s:g} s")
+    if process.returncode:
+        said = next((line for line in reversed((errors or printed).splitlines()) if line.strip()), "it said nothing")
+        return Answer(printed, f"{command[0]} ended with {process.returncode}: {said.strip()}")
+    return Answer(printed)
+
+
+def findings(
+    checks: Mapping[str, Check], config: RunConfig | None, *, timeout_s: float = _TIMEOUT_S
+) -> Iterator[Finding]:
+    """What the checks find, in their order; all look at once, and one that hangs is told of, not waited for."""
+    looks = [_Look(name, check, config) for name, check in checks.items()]
+    deadline = time.monotonic() + timeout_s
+    for look in looks:
+        yield from look.result(deadline)
+
+
+class _Look:
+    """A check in a thread that does not keep the process alive: a file system that hangs answers nobody."""
+
+    def __init__(self, name: str, check: Check, config: RunConfig | None) -> None:
+        self._name, self._check, self._config = name, check, config
+        self._found: list[Finding] | None = None
+        self._began = time.monotonic()
+        self._thread = threading.Thread(target=self._look, name=name, daemon=True)
+        self._thread.start()
+
+    def _look(self) -> None:
+        try:
+            self._found = list(self._check(self._config))
+        except (OSError, StorageError, ValueError, RuntimeError) as error:
+            self._found = [Finding("problem", self._name, f"the look failed: {type(error).__name__}: {error}")]
+
+    def result(self, deadline: float) -> list[Finding]:
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        if self._found is not None:
+            return self._found
+        waited_s = time.monotonic() - self._began
+        if not self._thread.is_alive():
+            return [Finding("problem", self._name, "the look ended with an error, see above")]
+        mend = "a file system or driver that this asks may hang: try `df`, `mount` and `nvidia-smi` by hand"
+        return [Finding("problem", self._name, f"no answer within {waited_s:.0f} s", mend)]

@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from curation.captioning.models import CAPTION_MODELS, TEXT_MODELS, caption_model, text_model
-from curation.captioning.prompts import caption_prompt, enhancement_prompt
+from curation.captioning.prompts import CAPTION_PROMPTS, ENHANCEMENT_PROMPTS, caption_prompt, enhancement_prompt
 from curation.registry import EMBEDDERS, TEXT_ENCODERS
 from curation.text.models import T5_11B
+from jobs.setting_words import one_of
 from jobs.settings import NonNegativeInt, PositiveFloat, PositiveInt, Settings
 
 CAPTION_RESOURCES = {
@@ -73,10 +74,10 @@ class CaptionSettings(Settings):
     """Captions of windows; writing this group turns them on."""
 
     generate_captions: bool = Field(True, description="true where this group is written, unless it says false")
-    captioning_algorithm: Annotated[str, AfterValidator(_caption_model)] = Field(
+    captioning_algorithm: Annotated[str, AfterValidator(_caption_model), one_of(list(CAPTION_MODELS))] = Field(
         "qwen", description=f"one of {', '.join(CAPTION_MODELS)}"
     )
-    captioning_prompt_variant: Annotated[str, AfterValidator(_prompt_variant)] = Field(
+    captioning_prompt_variant: Annotated[str, AfterValidator(_prompt_variant), one_of(list(CAPTION_PROMPTS))] = Field(
         "default", description="a built-in prompt: default, av or av-surveillance"
     )
     captioning_prompt_text: str | None = Field(None, description="your own prompt instead")
@@ -109,12 +110,12 @@ class CaptionSettings(Settings):
     )
     engine_stall_timeout_s: PositiveFloat = Field(600.0, description="an engine without a sign of life is replaced")
     enhance_captions: bool = Field(False, description="a language model tells each caption anew, in more detail")
-    enhance_captions_algorithm: Annotated[str, AfterValidator(_text_model)] = Field(
+    enhance_captions_algorithm: Annotated[str, AfterValidator(_text_model), one_of(list(TEXT_MODELS))] = Field(
         "qwen_lm", description=f"one of {', '.join(TEXT_MODELS)}"
     )
-    enhance_captions_prompt_variant: Annotated[str, AfterValidator(_enhancement_variant)] = Field(
-        "default", description="a built-in prompt: default, av or av-surveillance"
-    )
+    enhance_captions_prompt_variant: Annotated[
+        str, AfterValidator(_enhancement_variant), one_of(list(ENHANCEMENT_PROMPTS))
+    ] = Field("default", description="a built-in prompt: default, av or av-surveillance")
     enhance_captions_prompt_text: str | None = Field(None, description="your own prompt instead")
     enhance_captions_batch_size: PositiveInt = Field(128, description="captions at once")
     enhance_captions_max_output_tokens: PositiveInt = Field(512, description="a longer text is cut off: truncated")
@@ -159,7 +160,7 @@ class EmbeddingSettings(Settings):
     """Embeddings of clips; writing this group turns them on."""
 
     generate_embeddings: bool = Field(True, description="true where this group is written, unless it says false")
-    embedding_algorithm: Annotated[str, AfterValidator(_embedder)] = Field(
+    embedding_algorithm: Annotated[str, AfterValidator(_embedder), one_of(list(EMBEDDERS))] = Field(
         "cosmos-embed1-224p", description=f"one of {', '.join(EMBEDDERS)}"
     )
     embedding_target_fps: PositiveFloat = Field(2.0, description="frames a second among which the model's are chosen")
@@ -178,7 +179,7 @@ class T5Settings(Settings):
     """T5 vectors of captions, for training."""
 
     generate_t5: bool = Field(False, description="make them; they need captions")
-    model: Annotated[str, AfterValidator(_text_encoder)] = Field(
+    model: Annotated[str, AfterValidator(_text_encoder), one_of(list(TEXT_ENCODERS))] = Field(
         T5_11B, description=f"one of {', '.join(TEXT_ENCODERS)}"
     )
     max_tokens: Annotated[int, Field(ge=2, le=512)] = Field(512, description="a longer caption is cut off: truncated")

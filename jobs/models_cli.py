@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from curation.weights import PullError, pull, weights_revision
-from jobs import exits
+from jobs import completion, exits
 from jobs.config import ConfigError, load_config
 from jobs.models_needed import NeededModel, known_models, named_model, needed_models
 
@@ -27,7 +27,9 @@ def pull_models(
     config_path: Annotated[
         Path | None, typer.Argument(metavar="[RUN.YAML]", help="fetch what this config needs")
     ] = None,
-    names: Annotated[list[str], typer.Option("--model", help="fetch this model; may be given again")] = [],  # noqa: B006
+    names: Annotated[
+        list[str], typer.Option("--model", help="fetch this model; may be repeated", autocompletion=completion.model)
+    ] = [],  # noqa: B006
     model_dir: ModelDir = None,
     verify: Annotated[bool, typer.Option("--verify", help="read again what is there, and mend it")] = False,
 ) -> None:
@@ -48,7 +50,12 @@ def pull_models(
 
 
 @app.command("list")
-def list_models(model_dir: ModelDir = None) -> None:
+def list_models(
+    model_dir: Annotated[
+        Path | None,
+        typer.Option("--model-dir", help="also tell which weights are in this folder; default: do not look"),
+    ] = None,
+) -> None:
     """Show the models that a config can name, and which weights are there."""
     table = Table()
     for column in ("model", "repository", "revision", "GB", *(["weights"] if model_dir else [])):

@@ -9,6 +9,7 @@ import json
 import logging
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from curation.dataset import UnfinishedError
 from curation.storage import request_counts
 from jobs.aggregation_lease import only_aggregation
 from jobs.config import RunConfig
-from jobs.dataset_job import DatasetJob, dataset_document, dataset_job
+from jobs.dataset_job import DatasetJob, dataset_job
 from jobs.exits import DONE, FAILED, INCOMPLETE
 from jobs.packing_plan import PackingPlan, no_packers, note_packed, pack_lease, packed_tasks
 from jobs.preflight import use_scratch
+from jobs.report_document import try_page
+from jobs.report_figures import with_dataset
 from jobs.rundir import RunDir, RunDirError, write_json
 from jobs.worker import configure_logging
 
@@ -65,27 +68,28 @@ def finish(run: RunDir, config: RunConfig) -> int:
             logger.error("event=still_packing tasks=%s: nothing is published", ",".join(map(str, live)))
             return INCOMPLETE
         try:
-            dataset = dataset_document(_dataset(config).finish())
+            dataset = _dataset(config).finish()
         except UnfinishedError as error:
             logger.error("event=unfinished: %s", error)
-            _write_report(run, plan, {"missing_tars": list(error.missing[:_SHOWN])}, INCOMPLETE)
+            missing = {"missing_tars": list(error.missing[:_SHOWN])}
+            _write_report(run, plan, {**plan.report, "dataset": missing}, INCOMPLETE)
             return INCOMPLETE
         code = INCOMPLETE if plan.report["num_missing"] else DONE
-        _write_report(run, plan, dataset, code)
+        _write_report(run, plan, with_dataset(plan.report, dataset), code)
         PackingPlan.remove(run)
-        logger.info(
-            "event=published packed=%d left_out=%d code=%d", dataset["num_packed"], dataset["num_left_out"], code
-        )
+        logger.info("event=published packed=%d left_out=%d code=%d", dataset.num_packed, dataset.num_left_out, code)
         return code
 
 
-def _write_report(run: RunDir, plan: PackingPlan, dataset: dict[str, Any], code: int) -> None:
-    """What the aggregation said of the run, with what became of the dataset."""
+def _write_report(run: RunDir, plan: PackingPlan, report: Mapping[str, Any], code: int) -> None:
+    """What the aggregation said of the run and what became of the dataset, with what the packers say."""
     packing: Counter[str] = Counter(request_counts())
     for of_task in packed_tasks(run, plan).values():
         packing.update(of_task)
     requests = {**plan.report["requests"], "packing": dict(sorted(packing.items()))}
-    write_json(run.report_path, {**plan.report, "exit_code": code, "dataset": dataset, "requests": requests})
+    report = {**report, "exit_code": code, "requests": requests}
+    write_json(run.report_path, report)
+    try_page(run, report)
 
 
 def _reported_code(run: RunDir) -> int:

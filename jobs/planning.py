@@ -209,7 +209,8 @@ def _read(
         with _source(config) as source:
             table = copy_manifest(source, on_block, input_root=root, limit=config.limit, s3=source_s3(config))
     except ManifestError as error:
-        raise ConfigError([*problems, *error.shown]) from error
+        named = (line.replace("manifest: ", f"{_source_key(config)}: ", 1) for line in error.shown)
+        raise ConfigError([*problems, *named]) from error
     except UnfinishedError as error:
         raise ConfigError([*problems, f"output_clip_path: {error}"]) from error
     except StorageError as error:

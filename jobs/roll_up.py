@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from jobs.captions import EngineWork, add_engine_work
 from jobs.ledger import events_of
 from jobs.rundir import RunDir
 
-_FORMAT = "1"  # of the kept table; another one is not read
+_FORMAT = "2"  # of the kept table; another one is not read
 _LOOKERS = 16  # looking at a file on a network file system is waiting, mostly
 _BYTES_AT_ONCE = 64 * 2**20
 _LAST_BYTES = 2**16  # at the end of a log, in which to look for its last event
@@ -32,6 +32,8 @@ _OF_VIDEO = re.compile(
 )
 _BEGIN_LINE = re.compile(rb'\{"event": "begin"[^\n]*\n')
 _END_LINE = re.compile(rb'\{"event": "end"[^\n]*')  # in a text of an event the quotes are escaped
+_START = re.compile(rb'^\{"event": "start"', re.MULTILINE)
+_TIME = re.compile(rb'^\{"event": "[^"]*", "time": ([0-9.]+)', re.MULTILINE)
 _IS_END = (b'{"event": "done"', b'{"event": "failed"')
 COLUMNS = pa.schema(
     {
@@ -58,6 +60,8 @@ class LogState:
         last: the last event; empty before the first.
         begun: videos begun in the present life of the worker, and neither ended nor released; none after its end.
         engines: what the engines did, by key of captions.
+        num_windows: whose captions were written by workers that came to their end.
+        lives: times of the first and the last event of each worker that was at this shard.
     """
 
     inode: int = 0
@@ -66,6 +70,8 @@ class LogState:
     last: str = ""
     begun: set[str] = field(default_factory=set)
     engines: dict[str, EngineWork] = field(default_factory=dict)
+    num_windows: int = 0
+    lives: list[list[float]] = field(default_factory=list)
 
 
 @dataclass
@@ -162,6 +168,8 @@ def _follow(state: LogState, tail: bytes) -> None:
             break
     for event in events_of(_END_LINE.findall(tail)):
         add_engine_work(state.engines, event)
+        state.num_windows += event.get("num_windows", 0)
+    _follow_lives(state, tail)
     if state.last == "end":
         state.begun = set()
         return
@@ -170,6 +178,20 @@ def _follow(state: LogState, tail: bytes) -> None:
     for event, video in _OF_VIDEO.findall(tail, max(first, 0)):
         begun.add(video) if event == b"begin" else begun.discard(video)
     state.begun = {json.loads(video) for video in begun}
+
+
+def _follow_lives(state: LogState, tail: bytes) -> None:
+    """Bring up to date when workers were at a shard."""
+    starts = [found.start() for found in _START.finditer(tail)]
+    for begin, end in pairwise([0, *starts, len(tail)]):
+        first = _TIME.search(tail, begin, end)
+        if first is None:
+            continue
+        last = _TIME.search(tail, max(begin, tail.rfind(b'{"event": "', begin, end))) or first
+        if begin in starts or not state.lives:
+            state.lives.append([float(first[1]), float(last[1])])
+        else:
+            state.lives[-1][1] = float(last[1])
 
 
 def _table(lines: list[bytes], counts: list[tuple[int, int]]) -> pa.Table:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from curation.errors import StopRunError
 from curation.search import VectorIndex, cache_folders, nearest, open_index
-from jobs import exits
+from jobs import completion, exits
 from jobs.config import ConfigError, RunConfig
 from jobs.search_page import where, write_page
 from jobs.searching import (
@@ -44,7 +44,13 @@ def search(
     embedding: Annotated[str | None, typer.Option(help="whose vectors; default: the run's, or the only ones")] = None,
     version: Annotated[str, typer.Option("--annotation-version", help="whose captions")] = "v0",
     overrides: Annotated[
-        list[str], typer.Option("--set", help="override a setting: --set models.model_dir=models")
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="override a setting; may be repeated: --set models.model_dir=models",
+            autocompletion=completion.setting,
+        ),
     ] = [],  # noqa: B006  (typer reads the default)
     cache_dir: Annotated[
         Path | None, typer.Option(help="folder for the index; default: in the output, or ~/.cache")

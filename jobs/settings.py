@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from curation.bucket_bins import ASPECT_RATIO_BINS, DURATION_BINS_S, RESOLUTION_BINS, BucketAxis, check_bins
 from curation.layout import FIRST_VERSION
 from curation.storage.options import MIB, S3Options, endpoint_problem
+from jobs.setting_words import Expected, kinds
 from jobs.slurm import time_minutes
 
 SECRET_INPUT = "secret_input"
@@ -28,29 +29,43 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
+_WALL_TIME = "a Slurm wall time such as 90 (minutes), 04:00:00 or 1-12 (days-hours)"
+
+
 def _wall_time(text: str) -> str:
     try:
         time_minutes(text)
     except ValueError:
-        raise ValueError("expected a Slurm wall time such as 90, 04:00:00 or 1-12") from None
+        raise ValueError(f"expected {_WALL_TIME}") from None
     return text
 
 
-WallTime = Annotated[str, AfterValidator(_wall_time)]
+WallTime = Annotated[str, AfterValidator(_wall_time), Expected(_WALL_TIME)]
 """Slurm's formats: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS."""
+
+
+_SBATCH_VALUE = "a text, a whole number or true"
 
 
 def _sbatch_value(value: object) -> object:
     if not isinstance(value, bool | int | str):
-        raise ValueError("expected a text, a whole number or true")
+        raise ValueError(f"expected {_SBATCH_VALUE}")
     return value
 
 
-SbatchValue = Annotated[bool | int | str, BeforeValidator(_sbatch_value)]
+SbatchValue = Annotated[bool | int | str, BeforeValidator(_sbatch_value), Expected(_SBATCH_VALUE)]
 """True is an option without a value, such as --exclusive."""
 
 
-EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+EnvironmentName = Annotated[
+    str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), Expected("a name of letters, digits and _, no digit first")
+]
+VersionName = Annotated[
+    str,
+    Field(pattern=r"^v[0-9][A-Za-z0-9_-]*$"),
+    Expected("a version such as v1: v, a digit, then letters, digits, _ or -"),
+]
+"""Of what is said of clips; docs/rules.md, Annotation versions."""
 
 
 class Settings(BaseModel):
@@ -59,13 +74,25 @@ class Settings(BaseModel):
     # numbers where a text is wanted: a wall time of 60 minutes, an account 1234
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_truth(cls, value: object, info: ValidationInfo) -> object:
+        """To pydantic true is 1 where a number is wanted; here a key that takes numbers takes no true."""
+        possible = set(kinds(cls.model_fields[info.field_name or ""].annotation))
+        if isinstance(value, bool) and possible & {int, float} and bool not in possible:
+            raise PydanticCustomError("number_type", "expected a number")
+        return value
+
 
 class DatasetSettings(Settings):
     """The training dataset."""
 
-    annotation_version: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] | None = Field(
-        None, description="which metas; null: those that the run makes, v0 without annotate"
-    )
+    annotation_version: (
+        Annotated[
+            str, Field(pattern=r"^[A-Za-z0-9_-]+$"), Expected("a version such as v1, of letters, digits, _ and -")
+        ]
+        | None
+    ) = Field(None, description="which metas; null: those that the run makes, v0 without annotate")
     target_tar_size_mb: PositiveFloat = Field(500.0, description="MiB of mp4 in one tar")
     max_tars_per_part: PositiveInt = Field(100, description="tars in one part folder")
     min_clips_per_tar: NonNegativeInt = Field(
@@ -111,9 +138,9 @@ def _endpoint(url: str) -> str:
 class S3Settings(Settings):
     """How S3 is spoken to; credentials come from boto3's own chain (profiles, environment, roles), never from here."""
 
-    endpoint_url: Annotated[str, AfterValidator(_endpoint)] | None = Field(
-        None, description="of a server that is not AWS; null: the profile's, or AWS; all paths of a run share it"
-    )
+    endpoint_url: (
+        Annotated[str, AfterValidator(_endpoint), Expected("a URL such as https://s3.example.org:9000")] | None
+    ) = Field(None, description="of a server that is not AWS; null: the profile's, or AWS; all paths of a run share it")
     region: str | None = Field(None, description="null: the profile's or AWS_REGION's")
     path_style: bool | None = Field(
         None, description="https://host/bucket/key instead of https://bucket.host/key; null: where endpoint_url is set"
@@ -219,10 +246,10 @@ class WorkerSettings(Settings):
 class AnnotateSettings(Settings):
     """Annotates clips that are there, without touching them: a further version of what is said of them."""
 
-    annotation_version: Annotated[str, Field(pattern=r"^v[0-9][A-Za-z0-9_-]*$")] | None = Field(
+    annotation_version: VersionName | None = Field(
         None, description="the version to make, such as v1, of the output in output_clip_path; null: a split run"
     )
-    from_annotation_version: Annotated[str, Field(pattern=r"^v[0-9][A-Za-z0-9_-]*$")] = Field(
+    from_annotation_version: VersionName = Field(
         FIRST_VERSION, validate_default=True, description="what is not made anew is carried from this one"
     )
     rewindow: bool = Field(False, description="caption windows as the group windows says; false: those of the clips")

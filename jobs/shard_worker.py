@@ -26,9 +26,11 @@ from jobs.ledger import Lease, ShardLog, count_begun, read_events, whoami
 from jobs.parts import part_of, parts_path
 from jobs.parts_at_work import PartsAtWork, Todo, known_size, to_video
 from jobs.preflight import scratch_folder
+from jobs.progress import ProgressTeller, workers_at_once
 from jobs.rundir import RunDir
 from jobs.stages import build_pipeline, provenance
 from jobs.staging import Room, Staging
+from jobs.usage import Usage
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +74,13 @@ class ShardWorker:
     def __post_init__(self) -> None:
         self._parts = PartsAtWork(self.run, self.config, self.lease, self.log)
         self._requests_before = Counter(request_counts())
+        self._usage = Usage(self.config)
+        self._told = ProgressTeller(
+            self.run,
+            self.shard,
+            num_workers=workers_at_once(self.run, self.config, self.attempt),
+            sample=self._usage.sample,
+        )
         max_gb, min_gb = self.config.worker.scratch_max_gb, self.config.worker.scratch_min_gb
         self._staging = Staging(
             Path(scratch_folder(self.config)),
@@ -98,14 +107,17 @@ class ShardWorker:
             give_back=self._staging.give_back if any(is_uri(item.entry.path) for item in todo) else None,
         )
         self._pipeline, self._is_all_fed = pipeline, not todo
+        self._told.start(pipeline)
         try:
             for task in pipeline.stream(self._feed(todo)) if todo and not self.stop.is_set() else ():
+                self._told.add(task)
                 if task.data.num_clip_chunks or task.data.failure:
                     self._finished(task)
         finally:
             with self._idle:  # the feeding thread may still be there: from now on it begins nothing
                 self._ended.set()
             self._staging.close()
+            self._told.close()
         is_all_done = self._is_all_fed and not self._in_flight and not self._whole
         if self._away is not None:
             self._say_away(self._away)
@@ -121,7 +133,8 @@ class ShardWorker:
         with self._idle:
             if not self._said_end:
                 self._said_end = True
-                measures = self._pipeline.measures if self._pipeline is not None else {}
+                measures: dict[str, Any] = {"num_windows": self._told.num_windows, **self._usage.measures()}
+                measures |= self._pipeline.measures if self._pipeline is not None else {}
                 self.log.append("end", attempt=self.attempt, code=code, **values, **measures, **self.requests())
 
     def requests(self) -> dict[str, dict[str, int]]:
@@ -263,6 +276,7 @@ class ShardWorker:
             if self.stop.is_set() or self._ended.is_set():
                 return False
             self._in_flight.add(video_id)
+            self._told.begin(video_id)
             self.log.append("begin", video=video_id)
             return True
 
@@ -305,6 +319,7 @@ class ShardWorker:
         if self._parts.are_among({key}):
             self.log.append("released", video=key)
         self._in_flight.discard(key)
+        self._told.end(key)
         self.num_ended += 1
         self._idle.notify_all()
 
@@ -338,6 +353,7 @@ class ShardWorker:
             self._say_end(INCOMPLETE)
             self.lease.release()
             self._staging.close()
+            self._told.close()
         self.leave()
         end_now()
 

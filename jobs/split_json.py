@@ -15,7 +15,7 @@ from typing import Any
 
 _GENERATED = {"generate_embeddings": True, "generate_captions": True, "generate_previews": False}
 
-_KEYS: Mapping[str, str] = {
+ARGUMENTS: Mapping[str, str] = {
     **{
         name: name
         for name in (
@@ -110,15 +110,17 @@ def split_settings(document: Mapping[str, Any], path: Path) -> tuple[dict[str, A
     settings: dict[str, Any] = {"run_dir": os.path.join("runs", f"{path.stem}-{digest}"), "cluster": "local"}
     notes = []
     for key, value in {**_GENERATED, **arguments}.items():
-        if key in _KEYS:
-            _put(settings, _KEYS[key], None if key.endswith("_profile_name") and value == _DEFAULT_PROFILE else value)
+        if key in ARGUMENTS:
+            _put(
+                settings, ARGUMENTS[key], None if key.endswith("_profile_name") and value == _DEFAULT_PROFILE else value
+            )
         elif key in _OFF:
             if value not in _OFF[key]:
                 problems.append(f"{path}: args.{key}: clipmill does not do this; found {value!r}")
         elif _has_no_effect(key):
             notes.append(f"{path}: args.{key} has no effect here")
         else:
-            nearest = difflib.get_close_matches(key, [*_KEYS, *_OFF, *_WITHOUT_EFFECT], n=1)
+            nearest = difflib.get_close_matches(key, [*ARGUMENTS, *_OFF, *_WITHOUT_EFFECT], n=1)
             mean = f"; did you mean {nearest[0]!r}?" if nearest else ""
             problems.append(f"{path}: args.{key}: unknown argument{mean}")
     return settings, problems, notes

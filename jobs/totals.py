@@ -10,6 +10,8 @@ from curation.model import ClipStats
 from curation.writing.captions import CaptionTotals, add_captions, totals_document, totals_of
 from jobs.history import History
 from jobs.manifest import ManifestVideo
+from jobs.report_clips import clips_per_video_bins
+from jobs.report_plots import Histogram
 
 _SHOWN = 1000  # names listed in the report of a class of failure; the counts are always whole
 
@@ -39,6 +41,7 @@ class Totals:
     failures: Counter[str] = field(default_factory=Counter)
     failed: list[dict[str, str]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    clips_per_video: Histogram = field(default_factory=clips_per_video_bins)
     num_chunks: "array[int]" = field(default_factory=lambda: array("I"))  # of each video of the manifest, in its order
 
     def add(self, entry: ManifestVideo, record: dict[str, Any] | None) -> None:
@@ -61,6 +64,7 @@ class Totals:
         self.source_s += record["duration"] or 0.0
         self.num_source_frames += record["num_frames"] or 0
         self.num_decoded_frames += record["num_decoded_frames"]
+        self.clips_per_video.add("videos", record["num_total_clips"])
         self.stats.combine(ClipStats(**record["clip_stats"]))
         add_captions(self.captions, totals_of(record))
         self.text_matches.update(record["text_matches"])

@@ -21,6 +21,7 @@ from jobs.preflight import task_problems, use_scratch
 from jobs.rundir import RunDir
 from jobs.shard_worker import LAST_WORDS_S, ShardWorker
 from jobs.stopping import StopSignals, end_process
+from jobs.usage import own_cores
 
 logger = logging.getLogger(__name__)
 
@@ -99,9 +100,8 @@ def _share_cores(config: RunConfig) -> int:
 
     Must come before those libraries are imported.
     """
-    allotted = os.environ.get("SLURM_CPUS_PER_TASK")
-    cores = int(allotted) if allotted else len(os.sched_getaffinity(0)) // config.local.parallel_shards
-    num_videos = config.worker.videos_at_once or max(1, cores)
+    cores = own_cores(config)
+    num_videos = config.worker.videos_at_once or cores
     threads = config.local.threads_per_worker or max(1, cores // num_videos)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)

@@ -143,6 +143,43 @@ class PlayerError(RuntimeError):
     """The player refused a clip, or did not answer."""
 
 
+class ChromiumProcess:
+    """The program with a profile of its own, until it is ended."""
+
+    def __init__(self, command: Sequence[str], *arguments: str, pass_fds: Sequence[int] = ()) -> None:
+        """Start it.
+
+        Args:
+            command: the program, or what ends up as it.
+            pass_fds: file descriptors that it inherits under the same numbers.
+        """
+        self._folder = tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True)
+        self._log = Path(self._folder.name, "log.txt")
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*command, *FLAGS, f"--user-data-dir={self._folder.name}/profile", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=pass_fds,
+            )
+
+    def end(self) -> None:
+        """Stop it with all that it started, and remove its profile."""
+        self._process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=10)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # it leads a group of its own
+        self._process.wait()
+        self._folder.cleanup()
+
+    def describe(self) -> str:
+        """Whether it ended, and the last that it wrote."""
+        return f"(ended: {self._process.poll()}): {self._log.read_text(errors='replace')[-2000:]}"
+
+
 class Chromium:
     """A browser with one page, until the end of the ``with`` block."""
 
@@ -158,31 +195,15 @@ class Chromium:
         self._server.daemon_threads = True
         self._server.block_on_close = False
         Thread(target=self._server.serve_forever, daemon=True).start()
-        self._folder = tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True)
-        self._log = Path(self._folder.name, "log.txt")
-        url = f"http://127.0.0.1:{self._server.server_port}/"
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [self._program, *FLAGS, f"--user-data-dir={self._folder.name}/profile", url],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self._process = ChromiumProcess([self._program], f"http://127.0.0.1:{self._server.server_port}/")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=10)
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # it leads a group of its own
-        self._process.wait()
+        self._process.end()
         self._server.shutdown()
         self._server.server_close()
-        self._folder.cleanup()
 
     def watch(self, mp4: bytes, *, times_s: Sequence[float] = (), play_rate: float = 0) -> Watched:
         """Load a clip, play it through at that rate unless it is 0, and look at it at these times in turn.
@@ -199,8 +220,7 @@ class Chromium:
         try:
             seen = self._answers.get(timeout=PATIENCE_S)
         except queue.Empty:
-            log = self._log.read_text(errors="replace")[-2000:]
-            raise PlayerError(f"no answer in {PATIENCE_S:g} s (ended: {self._process.poll()}): {log}") from None
+            raise PlayerError(f"no answer in {PATIENCE_S:g} s {self._process.describe()}") from None
         if seen["error"]:
             raise PlayerError(seen["error"])
         played = seen["played"] or {"times_s": [], "ended_at_s": None}

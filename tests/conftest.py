@@ -1,4 +1,5 @@
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,11 +8,20 @@ import pytest
 from tests.footage import footage
 from tests.s3.server import S3Server, require_program
 
-SLOW_FIRST = ("slurm", "s3", "jobs", "captioning", "benchmarks")
+# a machine that keeps no bytecode would compile this repository's sources in each of the thousands of processes
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# several processes of tests share the cores: threads of numeric libraries that wait for each other by spinning would
+# cost twice the CPU time that the work itself takes; torch reads this when it is imported
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+SLOW_FIRST = ("slurm", "s3", "jobs", "captioning", "benchmarks", "clipping", "video")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Folders with files that take minutes come first: of two processes none is left alone with one at the end."""
+    """Folders with files that take minutes come first: of several processes none is left alone with one at the end."""
     folders = {item: item.path.parent.name for item in items}
     items.sort(key=lambda item: SLOW_FIRST.index(folders[item]) if folders[item] in SLOW_FIRST else len(SLOW_FIRST))
 

@@ -1,12 +1,14 @@
 """Small runs on this machine for the tests of ``jobs``: synthetic videos, cuts at regular times, real processes."""
 
 import hashlib
+import io
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +118,19 @@ def clipmill(*arguments: str, cwd: Path = ROOT, **environment: str) -> subproces
         timeout=PATIENCE_S,
         check=False,
     )
+
+
+def clipmill_here(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """As ``clipmill``, in this process: for commands that only look, where most of the work is starting Python."""
+    from jobs.cli import main
+
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    before, sys.argv = sys.argv, ["clipmill", *arguments]
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            main()
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    finally:
+        sys.argv = before
+    return subprocess.CompletedProcess(["clipmill", *arguments], code, out.getvalue(), err.getvalue())

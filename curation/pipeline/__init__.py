@@ -3,7 +3,7 @@
 from curation.pipeline.executor import FailureBudgetError, Pipeline
 from curation.pipeline.queues import ByteBoundedQueue
 from curation.pipeline.stage import BatchStage, Stage, apply_batch, apply_stage
-from curation.pipeline.stage_run import StageTimes
+from curation.pipeline.stage_run import StageLook, StageTimes
 
 __all__ = [
     "BatchStage",
@@ -11,6 +11,7 @@ __all__ = [
     "FailureBudgetError",
     "Pipeline",
     "Stage",
+    "StageLook",
     "StageTimes",
     "apply_batch",
     "apply_stage",

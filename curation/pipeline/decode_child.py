@@ -71,11 +71,11 @@ class _Worker:
         except (EOFError, OSError):
             os._exit(0)
 
-    def sign_of_life(self) -> None:
-        """Called all the time; tells the worker now and then."""
+    def sign_of_life(self, meter: "_Meter") -> None:
+        """Called all the time; tells the worker now and then, and what the seconds went to."""
         if time.monotonic() - self._last_sign >= _SIGN_OF_LIFE_S:
             self._last_sign = time.monotonic()
-            self.tell("alive")
+            self.tell("alive", meter.take())
 
 
 class _Meter:
@@ -94,7 +94,7 @@ class _Meter:
 
     def take(self) -> dict[str, float]:
         """What was spent since the last call."""
-        self.switch("")
+        self.switch(self._at)
         spent, self.spent_s = {name: s for name, s in self.spent_s.items() if name}, {}
         return spent
 
@@ -183,7 +183,7 @@ def main() -> None:
         return
     with contextlib.suppress(ValueError, OSError):  # less is allowed already
         resource.setrlimit(resource.RLIMIT_DATA, (setup.memory_bytes, setup.memory_bytes))
-    progress.listen(worker.sign_of_life)
+    progress.listen(lambda: worker.sign_of_life(meter))
     worker.tell("ready")
     while True:
         _, task = worker.listen()

@@ -9,7 +9,7 @@ from curation.errors import Failure, FailureReason, StopRunError
 from curation.model import VideoTask
 from curation.pipeline.queues import MAX_QUEUED_TASKS, ByteBoundedQueue
 from curation.pipeline.stage import BatchStage, Stage
-from curation.pipeline.stage_run import StageRun, StageTimes
+from curation.pipeline.stage_run import StageLook, StageRun, StageTimes
 
 _JUDGED_AFTER_VIDEOS = 100
 
@@ -50,7 +50,8 @@ class Pipeline:
         self.name = name
         self.description = description
         self.stages: list[Stage] = []
-        self.times: dict[str, StageTimes] = {}  # by stage, of the last run
+        self.times: dict[str, StageTimes] = {}  # by stage, of the last run; until its end of those in children only
+        self._runs: list[StageRun] = []
         self._max_queue_bytes = max_queue_bytes
         self._max_failure_rate = max_failure_rate
         self._sandbox = sandbox
@@ -79,9 +80,9 @@ class Pipeline:
         queues.append(ByteBoundedQueue(self._max_queue_bytes, stop))
         feeder = threading.Thread(target=_guarded, args=(_feed, errors, stop, tasks, queues[0]), name="feed")
         runs = [
-            StageRun(stage, source, into, self.times.setdefault(stage.name, StageTimes()), stop)
-            for stage, source, into in zip(stages, queues, queues[1:], strict=False)
+            StageRun(stage, source, into, stop) for stage, source, into in zip(stages, queues, queues[1:], strict=False)
         ]
+        self._runs = runs
         workers = [
             threading.Thread(target=_guarded, args=(run.work, errors, stop), name=run.stage.name)
             for run in runs
@@ -98,11 +99,29 @@ class Pipeline:
                 stage.close()
             for thread in workers:  # the feeder may be waiting inside the caller's iterator
                 thread.join()
-            for stage in stages:
-                if stage.busy_s is not None:
-                    self.times[stage.name].busy_s = stage.busy_s
+            for run in runs:
+                self._add_times(run)
         if errors:
             raise errors[0]
+
+    def _add_times(self, run: StageRun) -> None:
+        times = run.times
+        if run.stage.busy_s is not None:
+            times.busy_s = run.stage.busy_s
+        self.times.setdefault(run.stage.name, StageTimes()).add(times)
+
+    def looks(self) -> list[StageLook]:
+        """How the stages stand now, in the order in which tasks go through them; for any thread, at any time.
+
+        ``busy`` are seconds of threads here: where these wait for one engine, its own seconds are known at the end.
+        """
+        runs = self._runs
+        names = {run.stage.name for run in runs}
+        in_children = {name: times.busy_s for name, times in dict(self.times).items() if name not in names}
+        return [
+            StageLook(run.stage.name, run.times, run.num_queued, in_children if k == 0 else {})
+            for k, run in enumerate(runs)
+        ]
 
     @property
     def measures(self) -> dict[str, dict[str, Any]]:

@@ -37,6 +37,11 @@ class ByteBoundedQueue:
         self._tasks.put((task, num_bytes))
         return not self._stop.is_set()
 
+    @property
+    def num_tasks(self) -> int:
+        """Tasks in it now, the end among them."""
+        return self._held_tasks
+
     def _has_room(self, num_bytes: int) -> bool:
         fits = self._held_tasks < self._max_tasks and self._held_bytes + num_bytes <= self._max_bytes
         return fits or self._held_tasks == 0

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection
@@ -119,7 +119,6 @@ class DecodeChildren(Stage):
         finally:
             if not is_whole:  # dead, or in the middle of something
                 self._let_go(child)
-        self._note(child.spent_s)
 
     def _own_child(self) -> "_Child":
         child: _Child | None = getattr(self._of_thread, "child", None)
@@ -134,7 +133,7 @@ class DecodeChildren(Stage):
             StopRunError: none can be started, for which no video is to blame.
         """
         for attempt in range(1, _MAX_STARTS + 1):
-            child = _Child(self._setup, self._models, self._limits)
+            child = _Child(self._setup, self._models, self._limits, self._note)
             with self._lock:
                 self._children.add(child)
             try:
@@ -176,10 +175,15 @@ class _ChildGoneError(Exception):
 class _Child:
     """A decode child and the worker's end of its pipe."""
 
-    def __init__(self, setup: ChildSetup, models: Sequence[ResidentModel], limits: DecodeSandbox) -> None:
-        self._models, self._limits = models, limits
+    def __init__(
+        self,
+        setup: ChildSetup,
+        models: Sequence[ResidentModel],
+        limits: DecodeSandbox,
+        note: Callable[[dict[str, float]], None],
+    ) -> None:
+        self._models, self._limits, self._note = models, limits, note
         self.num_videos = 0
-        self.spent_s: dict[str, float] = {}
         self._is_at_work = False
         ours, theirs = socket.socketpair()
         with theirs:
@@ -233,7 +237,7 @@ class _Child:
                 watch.go_on()
         except (EOFError, OSError) as error:
             raise _ChildGoneError(FailureReason.CRASHED, self._why_it_ended()) from error
-        self.spent_s = content
+        self._note(content)
         self.num_videos += 1
         self._is_at_work = False
 
@@ -250,6 +254,9 @@ class _Child:
         if kind == "log":
             assert isinstance(content, logging.LogRecord)
             logging.getLogger(content.name).handle(content)
+        elif kind == "alive":
+            assert isinstance(content, dict)
+            self._note(content)
         elif kind == "requests":
             assert isinstance(content, dict)
             add_request_counts(content)

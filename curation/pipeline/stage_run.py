@@ -4,13 +4,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from curation.model import VideoTask
 from curation.pipeline.queues import ByteBoundedQueue
 from curation.pipeline.stage import BatchStage, Stage, apply_batch, apply_stage
 
 _POLL_S = 0.1
+_Doing = Literal["busy", "starved", "blocked", "ended"]
 
 
 @dataclass
@@ -21,42 +23,83 @@ class StageTimes:
     starved_s: float = 0.0
     blocked_s: float = 0.0
 
+    def add(self, other: "StageTimes") -> None:
+        """Add the seconds of other threads."""
+        self.busy_s += other.busy_s
+        self.starved_s += other.starved_s
+        self.blocked_s += other.blocked_s
+
+
+@dataclass(frozen=True, slots=True)
+class StageLook:
+    """How a stage stands at one moment.
+
+    Attributes:
+        times: thread-seconds so far, what its threads are at included.
+        num_queued: tasks that wait before it.
+        inside: seconds of the stages that it runs in decode children, by name; empty for others.
+    """
+
+    name: str
+    times: StageTimes
+    num_queued: int
+    inside: dict[str, float] = field(default_factory=dict)
+
 
 class StageRun:
     """A stage at work: its threads take from one queue and put into the next."""
 
-    def __init__(
-        self, stage: Stage, source: ByteBoundedQueue, into: ByteBoundedQueue, times: StageTimes, stop: threading.Event
-    ) -> None:
+    def __init__(self, stage: Stage, source: ByteBoundedQueue, into: ByteBoundedQueue, stop: threading.Event) -> None:
         self.stage = stage
-        self._source, self._into, self._times = source, into, times
+        self._source, self._into = source, into
         self._turns = _Turns(source, stage, stop)
         self._lock = threading.Lock()
         self._is_set_up = False
         self._num_at_work = stage.num_workers
+        self._meters: list[_Meter] = []  # one for each thread; only appended to
+
+    @property
+    def times(self) -> StageTimes:
+        """Of all threads so far; any thread may ask at any time."""
+        times = StageTimes()
+        for meter in list(self._meters):
+            times.add(meter.so_far())
+        return times
+
+    @property
+    def num_queued(self) -> int:
+        """Tasks that wait before the stage."""
+        return self._source.num_tasks
 
     def work(self) -> None:
         """What each thread does."""
-        spent, clock = StageTimes(), _Clock()
+        meter = _Meter()
+        self._meters.append(meter)
+        try:
+            self._work(meter)
+        finally:
+            meter.turn_to("ended")
+
+    def _work(self, meter: "_Meter") -> None:
         with self._lock:  # one sets up, the others wait
             if not self._is_set_up:
                 self.stage.setup()
                 self._is_set_up = True
-        spent.busy_s += clock.lap_s()
-        while (turn := self._next_turn()) is not None:
-            spent.starved_s += clock.lap_s()
-            has_room = self._hand_on(turn, spent, clock)
+        while (turn := self._next_turn(meter)) is not None:
+            has_room = self._hand_on(turn, meter)
             self._turns.give_back(turn)
             if not has_room:
                 return
         self._source.put(None)  # for the threads beside this one
-        self._leave(spent, clock)
+        self._leave(meter)
 
-    def _next_turn(self) -> "_Turn | None":
+    def _next_turn(self, meter: "_Meter") -> "_Turn | None":
         while True:
+            meter.turn_to("starved")
             try:
                 return self._turns.take()
             except TimeoutError:
+                meter.turn_to("busy")
                 self._put_held()
 
     def _put_held(self) -> None:
@@ -68,29 +111,25 @@ class StageRun:
             return apply_stage(self.stage, task)
         return apply_batch(self.stage, [task, *self._source.get_present(self.stage.batch_size - 1)])
 
-    def _hand_on(self, turn: "_Turn", spent: StageTimes, clock: "_Clock") -> bool:
+    def _hand_on(self, turn: "_Turn", meter: "_Meter") -> bool:
         """Hand on what becomes of a task, when it is its turn; False when the pipeline was stopped."""
+        meter.turn_to("busy")
         for result in self._results(turn.task):
-            spent.busy_s += clock.lap_s()
-            has_room = self._turns.wait_for(turn) and self._into.put(result)
-            spent.blocked_s += clock.lap_s()
-            if not has_room:
+            meter.turn_to("blocked")
+            if not (self._turns.wait_for(turn) and self._into.put(result)):
                 return False
-        spent.busy_s += clock.lap_s()
+            meter.turn_to("busy")
+        meter.turn_to("blocked")
         return self._turns.wait_for(turn)
 
-    def _leave(self, spent: StageTimes, clock: "_Clock") -> None:
+    def _leave(self, meter: "_Meter") -> None:
         with self._lock:
             self._num_at_work -= 1
             is_last = self._num_at_work == 0
         if is_last:
+            meter.turn_to("busy")
             self._put_held()
-            spent.busy_s += clock.lap_s()
-        with self._lock:
-            self._times.busy_s += spent.busy_s
-            self._times.starved_s += spent.starved_s
-            self._times.blocked_s += spent.blocked_s
-        if is_last:
+            meter.turn_to("blocked")
             self._into.put(None)
 
 
@@ -158,13 +197,27 @@ class _Turns:
             self._changed.notify_all()
 
 
-class _Clock:
-    """Seconds since the last look."""
+class _Meter:
+    """Where the seconds of one thread go; others may look while it is at work."""
 
     def __init__(self) -> None:
-        self._last = time.monotonic()
+        # replaced as a whole: who looks never sees half of it, and nobody waits
+        self._state: tuple[StageTimes, _Doing, float] = (StageTimes(), "busy", time.monotonic())
 
-    def lap_s(self) -> float:
+    def turn_to(self, doing: _Doing) -> None:
+        """From now on the thread does this."""
         now = time.monotonic()
-        lap, self._last = now - self._last, now
-        return lap
+        self._state = (self._until(now), doing, now)
+
+    def so_far(self) -> StageTimes:
+        """Until now."""
+        return self._until(time.monotonic())
+
+    def _until(self, now: float) -> StageTimes:
+        times, doing, since = self._state
+        s = max(0.0, now - since)
+        return StageTimes(
+            times.busy_s + s * (doing == "busy"),
+            times.starved_s + s * (doing == "starved"),
+            times.blocked_s + s * (doing == "blocked"),
+        )

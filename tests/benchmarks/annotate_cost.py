@@ -17,8 +17,9 @@ from typing import Any
 import yaml
 
 from tests.benchmarks.harness import cpu_s, parse_size, verdict
+from tests.benchmarks.s3_cost import footage as films
 from tests.captioning.tiny_models import write_models
-from tests.footage import MEDIA, footage
+from tests.footage import footage
 
 GOAL = 0.15
 
@@ -46,12 +47,13 @@ def captions(prompt: str) -> dict[str, Any]:
 
 def main() -> int:
     is_tiny = parse_size(__doc__) == "tiny"
-    sources = [MEDIA / "big_buck_bunny_1.mp4"] if is_tiny else [footage("bbb.mp4")]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "raw").mkdir()
-        for source in sources:
-            (folder / "raw" / source.name).symlink_to(source)
+        if is_tiny:
+            films(folder / "raw", num_videos=1, length_s=10)
+        else:
+            (folder / "raw").mkdir()
+            (folder / "raw/bbb.mp4").symlink_to(footage("bbb.mp4"))
         write_models(folder / "models")
         common = {
             "output_clip_path": str(folder / "out"),

@@ -114,6 +114,8 @@ def main() -> int:
     is_tiny = parse_size(__doc__) == "tiny"
     # one thread for the engine; the other core reads videos
     os.environ |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "4"}
+    if is_tiny:  # in this process, which starts three times as fast
+        os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
     recorders: list[Recorder] = []
     with tempfile.TemporaryDirectory() as folder:
         settings = settings_of(write_qwen25_vl(Path(folder)))

@@ -137,7 +137,7 @@ def transitions(probabilities: Probabilities) -> set[tuple[int, int]]:
 def films(size: str) -> dict[str, Frames]:
     """Real footage."""
     if size == "tiny":
-        return {"bikes.mp4": small_frames(footage("bikes.mp4"))[:100]}
+        return {"bikes.mp4": small_frames(footage("bikes.mp4"))[:50]}
     paths = [footage(name) for name in ("bikes.mp4", "cityCC0.mpg", "trailer_bbb.mp4")]
     paths += [MEDIA / "big_buck_bunny_1.mp4", MEDIA / "big_buck_bunny_2.mp4"]
     return {path.name: small_frames(path) for path in paths}
@@ -174,7 +174,7 @@ def against_package(found: Mapping[str, Frames], sides: Mapping[str, Side]) -> t
 
 def of_static(found: Mapping[str, Frames], sides: Mapping[str, Side], *, size: str) -> bool:
     """What skipping saves on a static shot and loses elsewhere; whether both are as they should be."""
-    still = static_shot(next(iter(found.values()))[0], num_frames=100 if size == "tiny" else 500)
+    still = static_shot(next(iter(found.values()))[0], num_frames=50 if size == "tiny" else 500)
     (full_s, _), (skipped_s, _) = (sides[side](still) for side in ("ours", "ours, static skipped"))
     lost, num_all = 0, 0
     for frames in [*found.values(), *dissolves(found, size).values()]:

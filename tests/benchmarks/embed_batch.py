@@ -58,11 +58,11 @@ def main() -> int:
 
     torch.set_num_threads(1)
     torch.set_num_interop_threads(1)
-    num_clips, repetitions = (8, 1) if is_tiny else (32, 5)
+    num_clips, num_tiny_clips, repetitions = (8, 64, 1) if is_tiny else (32, 1024, 5)
     with tempfile.TemporaryDirectory() as folder:
         found = {
             "efficientnet-lite0": rates(demo(), num_clips=num_clips, repetitions=repetitions),
-            "tiny Cosmos-Embed1": rates(tiny_cosmos(Path(folder)), num_clips=1024, repetitions=repetitions),
+            "tiny Cosmos-Embed1": rates(tiny_cosmos(Path(folder)), num_clips=num_tiny_clips, repetitions=repetitions),
         }
     for name, by_number in found.items():
         print(f"{name}: " + ", ".join(f"{number} at once {rate:.2f} clips/CPU-s" for number, rate in by_number.items()))

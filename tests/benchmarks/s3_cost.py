@@ -112,7 +112,7 @@ def show(kind: str, counts: Counter[str], num_clips: int, goal: float) -> float:
 
 def main() -> int:
     is_tiny = parse_size(__doc__) == "tiny"
-    num_videos, length_s, repetitions = (2, 6, 1) if is_tiny else (4, 120, 3)
+    num_videos, length_s, repetitions = (1, 2, 1) if is_tiny else (4, 120, 3)
     with tempfile.TemporaryDirectory() as name, S3Server(require_program()) as server:
         folder = Path(name)
         os.environ.update(server.environment)

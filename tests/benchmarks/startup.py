@@ -44,7 +44,7 @@ def torch_s() -> float:
 
 
 def main() -> int:
-    num_runs = 2 if parse_size(__doc__) == "tiny" else 9
+    num_runs = 1 if parse_size(__doc__) == "tiny" else 9
     ours: list[float] = []
     torch: list[float] = []
     with tempfile.TemporaryDirectory() as folder:

@@ -1,5 +1,7 @@
 """Seconds of ``clipmill status`` on a run of a million videos, 2000 shards and two attempts, as a command.
 
+A thousand workers are at work, and each tells of itself in a file.
+
 Measured in CPU seconds, which on an idle machine are wall seconds at most. Beside it: the same with nothing kept of the
 logs, as for the first look of all, and reading every event line by line, as a program of a few lines would.
 """
@@ -12,11 +14,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from jobs.ledger import read_events
 from jobs.manifest import ManifestVideo, write_manifest
 from jobs.planner import PlannedVideo, Shard
+from jobs.progress import ShardProgress, StageSeconds, Work, progress_path
 from jobs.rundir import RunDir
 from jobs.shard_files import write_shards
 from tests.benchmarks.harness import cpu_s, parse_size, verdict
@@ -27,7 +32,7 @@ VIDEOS_PER_SHARD = 500
 
 
 def make_run(folder: Path, num_shards: int) -> RunDir:
-    """A run in which 1 of 50 videos failed and was taken on by a second attempt, and 1 shard of 20 is at work."""
+    """A run in which 1 of 50 videos failed and was taken on by a second attempt; 1 shard of 20 is half done."""
     config = config_of(folder, folder / "raw", cluster="local")
     run = RunDir(Path(config.run_dir))
     run.claim(config)
@@ -48,12 +53,27 @@ def make_run(folder: Path, num_shards: int) -> RunDir:
                 again.append(video)
         lines += [_line("end", attempt=1, code=0, stages={})] if shard % 20 else []
         run.shard_state_path(shard).write_text("".join(lines))
+        if shard % 2 == 0:
+            _come_alive(run, shard)
     shards = (Shard(k, _videos(k)) for k in range(num_shards))
     write_shards(run.shards_path(1), shards)
     write_shards(run.shards_path(2), [Shard(num_shards, _videos(0))])
     lines = [_line("done", video=video, clips=1, clip_s=1.5) for video in again[: len(again) // 2]]
     run.shard_state_path(num_shards).write_text("".join(lines))
     return run
+
+
+def _come_alive(run: RunDir, shard: int) -> None:
+    """A worker of another node, with all the stages of the default pipeline."""
+    holder = {"host": "node", "boot": "another", "pid": shard, "started": "1"}
+    seconds = StageSeconds(1234.567, 234.567, 34.567, 2)
+    work = Work(600.0, 1234, 2345, 345678, {f"a_stage_with_number_{k}": seconds for k in range(12)})
+    lease, path = run.lease_path(shard), progress_path(run, shard)
+    for folder in (lease.parent, path.parent):
+        folder.mkdir(exist_ok=True)
+    lease.write_text(json.dumps({"token": "t", **holder}))
+    os.utime(lease, (0, time.time() + 3600))  # nobody keeps it alive
+    path.write_text(json.dumps(asdict(ShardProgress(time.time(), holder, 4, 12, work, work))))
 
 
 def _videos(shard: int) -> tuple[PlannedVideo, ...]:
@@ -65,7 +85,7 @@ def _line(event: str, **values: object) -> str:
     return json.dumps({"event": event, "time": round(time.time(), 3), **values}) + "\n"
 
 
-def command(run: RunDir) -> dict[str, object]:
+def command(run: RunDir) -> dict[str, Any]:
     """What ``clipmill status --json`` says."""
     done = subprocess.run(
         [sys.executable, "-m", "jobs.cli", "status", str(run.root), "--json"],
@@ -73,7 +93,7 @@ def command(run: RunDir) -> dict[str, object]:
         check=True,
         cwd=ROOT,
     )
-    found: dict[str, object] = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
@@ -113,6 +133,8 @@ def main() -> int:
         simple = median_s(lambda: line_by_line(run), 1)
         found = command(run)
         assert found["num_done"] == sum(how == "done" for how in ended.values())
+        assert found["num_shards_running"] == num_shards // 2
+        assert found["live"]["num_workers"] == num_shards // 2
         assert found["num_failed"] == sum(how == "failed" for how in ended.values())
     print(
         f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; medians of {num_runs}, the command's start included"

@@ -12,11 +12,10 @@ from curation.clipping.fixed_stride import FixedStrideExtractorStage
 from curation.clipping.reader import VideoReaderStage
 from curation.clipping.transcoding import ClipTranscodingStage
 from curation.video.frames import FrameRequest, sample_clip
-from tests.footage import MEDIA
+from tests.footage import small_footage
 from tests.splitting import clips_of, mp4_of, one_clip, task_of
 from tests.synthetic import make_video
 
-FILM = MEDIA / "big_buck_bunny_1.mp4"
 LONG: dict[str, Any] = {"clip_len_s": 1e8, "encoder": "libx264", "keeps_whole": True}
 
 
@@ -24,7 +23,9 @@ LONG: dict[str, Any] = {"clip_len_s": 1e8, "encoder": "libx264", "keeps_whole": 
 def clip_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clip of real footage with several windows."""
     path = tmp_path_factory.mktemp("clips") / "clip.mp4"
-    path.write_bytes(one_clip(FILM, encoder="libx264", window_size=128, remainder_threshold=64))
+    path.write_bytes(
+        one_clip(small_footage("big_buck_bunny_1.mp4"), encoder="libx264", window_size=128, remainder_threshold=64)
+    )
     return path
 
 
@@ -49,7 +50,7 @@ def test_a_clip_with_sound_keeps_its_bytes(tmp_path: Path) -> None:
 
 def test_a_copied_clip_keeps_its_bytes(tmp_path: Path) -> None:
     path = tmp_path / "copied.mp4"
-    path.write_bytes(one_clip(FILM, encoder="libx264", clip_encoding="smart-copy"))
+    path.write_bytes(one_clip(small_footage("big_buck_bunny_1.mp4"), encoder="libx264", clip_encoding="smart-copy"))
     assert again(path, window_size=400, remainder_threshold=1) == path.read_bytes()
 
 

@@ -1,20 +1,16 @@
 """The detector and the transcoder in one decode give, byte for byte, what they give one after the other."""
 
-import hashlib
 import io
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import av
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from curation.clipping import one_pass
 from curation.clipping.clips import split_hash
 from curation.clipping.one_pass import OnePassStage
 from curation.clipping.reader import VideoReaderStage
-from curation.clipping.shot_model import ShotModel
 from curation.clipping.transcoding import ClipTranscodingStage
 from curation.clipping.transnetv2 import TransNetV2ClipExtractionStage
 from curation.model import Video, VideoTask
@@ -22,13 +18,14 @@ from curation.pipeline import Pipeline, Stage
 from curation.preview.preview import PreviewStage
 from curation.video.decode import AnyPacket
 from curation.video.h264 import is_idr, length_prefixed_units
-from tests.footage import MEDIA, footage
+from tests.footage import MEDIA, footage, small_footage
+from tests.remembering_detector import Detector
 from tests.splitting import Alone
 
 pytest.importorskip("torch", reason="the shot detector needs torch: pip install 'clipmill[models]'")
 
 SOURCES = {
-    "bunny": lambda: MEDIA / "big_buck_bunny_2.mp4",  # five shots, with sound
+    "bunny": lambda: small_footage("big_buck_bunny_2.mp4"),  # five shots, with sound
     "bikes": lambda: footage("bikes.mp4"),  # six short shots, B-frames
     "city": lambda: footage("cityCC0.mpg"),  # odd height, late first timestamp
 }
@@ -42,26 +39,6 @@ RULES = [
     pytest.param({"min_length_s": 0.5, "crop_s": 0.1, "limit_clips": 2}, id="two clips at most"),
     pytest.param({"min_length_s": 0.5, "crop_s": 0.5, "max_length_s": 1.7, "snap_to_idr": True}, id="snapped to IDRs"),
 ]
-
-
-class RememberingModel(ShotModel):
-    """The real network, which looks at the same window once only: the cases here look at the same videos."""
-
-    _seen: ClassVar[dict[bytes, NDArray[np.float32]]] = {}
-
-    def __call__(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        key = hashlib.sha256(batch.tobytes()).digest()
-        if key not in self._seen:
-            self._seen[key] = super().__call__(batch)
-        return self._seen[key]
-
-
-class Detector(TransNetV2ClipExtractionStage):
-    """The real detector with a model that remembers."""
-
-    def __init__(self, model_dir: Path, **rules: Any) -> None:
-        super().__init__(model_dir, **rules)
-        self.model = RememberingModel(model_dir, "cpu")
 
 
 @pytest.fixture(scope="module")

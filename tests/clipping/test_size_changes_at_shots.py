@@ -13,7 +13,7 @@ from curation.clipping.transcoding import ClipTranscodingStage
 from curation.clipping.transnetv2 import TransNetV2ClipExtractionStage
 from curation.model import Clip
 from curation.pipeline import Pipeline, Stage
-from tests.clipping.test_one_pass import Detector, outcome
+from tests.clipping.test_one_pass import outcome
 from tests.clipping.test_size_changes import (
     ENCODINGS,
     LARGE,
@@ -24,6 +24,7 @@ from tests.clipping.test_size_changes import (
     sizes_of,
     spans_of,
 )
+from tests.remembering_detector import Detector
 from tests.splitting import Alone, task_of
 
 

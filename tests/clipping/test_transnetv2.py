@@ -16,6 +16,7 @@ from curation.model import Video, VideoTask
 from curation.pipeline import Pipeline
 from curation.timeline import FrameSpan
 from tests.footage import MEDIA, footage
+from tests.remembering_detector import Detector
 
 pytest.importorskip("torch", reason="the shot detector needs torch: pip install 'clipmill[models]'")
 
@@ -24,7 +25,7 @@ pytest.importorskip("torch", reason="the shot detector needs torch: pip install 
 def stage(transnetv2_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> TransNetV2ClipExtractionStage:
     folder = tmp_path_factory.mktemp("models")
     (folder / transnetv2_weights.name).symlink_to(transnetv2_weights)
-    stage = TransNetV2ClipExtractionStage(folder, min_length_s=0.0, crop_s=0.0, max_length_s=None)
+    stage = Detector(folder, min_length_s=0.0, crop_s=0.0, max_length_s=None)
     stage.setup()
     return stage
 
@@ -94,7 +95,7 @@ def test_a_clip_is_its_shot_less_the_crop_and_not_below_the_minimum(
     stage: TransNetV2ClipExtractionStage, transnetv2_weights: Path
 ) -> None:
     """bikes.mp4 has 25 fps and shots of 30, 46, 61, 50, 55 and 8 frames; 0.2 s is 5 frames at each end."""
-    splitter = TransNetV2ClipExtractionStage(transnetv2_weights.parent, min_length_s=1.6, crop_s=0.2)
+    splitter = Detector(transnetv2_weights.parent, min_length_s=1.6, crop_s=0.2)
     pipeline = Pipeline("split").add_stage(VideoReaderStage()).add_stage(splitter)
     (task,) = pipeline.run([VideoTask("bikes", "test", Video(footage("bikes.mp4"), id="bikes"))])
     assert task.data.failure is None
@@ -106,7 +107,7 @@ def test_a_clip_is_its_shot_less_the_crop_and_not_below_the_minimum(
 def test_skipping_what_is_static_loses_no_cut_of_real_footage(
     stage: TransNetV2ClipExtractionStage, transnetv2_weights: Path
 ) -> None:
-    skipping = TransNetV2ClipExtractionStage(transnetv2_weights.parent, skip_static=True)
+    skipping = Detector(transnetv2_weights.parent, skip_static=True)
     path = MEDIA / "big_buck_bunny_1.mp4"
     assert shots_of(skipping, path) == shots_of(stage, path)
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import exits
-from tests.footage import MEDIA, footage
+from tests.footage import footage, small_footage
 from tests.local_runs import clipmill, write_config
 from tests.patience import PATIENCE_S
 
@@ -37,19 +37,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw = folder / "raw"
     raw.mkdir()
     for name in ("big_buck_bunny_1.mp4", "big_buck_bunny_2.mp4"):
-        shutil.copy(MEDIA / name, raw / name)
+        shutil.copy(small_footage(name), raw / name)
     shutil.copy(footage("bikes.mp4"), raw)
     # the first half: the second shows the same street from the same place, and is like it at once
     ffmpeg(footage("cityCC0.mpg"), raw / "cityCC0.mpg", "-t", "3.5", "-c", "copy")
     for source in sorted(raw.iterdir()):
         for kind, arguments in COPIES.items():
-            quick = ["-t", "9.2", "-an", "-c:v", "libx264", "-preset", "veryfast", "-threads", "1"]
+            quick = ["-t", "9.2", "-an", "-c:v", "libx264", "-preset", "ultrafast", "-threads", "1"]
             ffmpeg(source, raw / f"{source.stem}.{kind}.mp4", *arguments, *quick)
     split = {"splitting_algorithm": "fixed-stride", "fixed_stride_split_duration": CLIP_S}
     config = write_config(
         folder,
         raw,
         split={**split, "fixed_stride_min_clip_length_s": 2.5},
+        clips={"preset": "ultrafast"},  # vectors are made of the source's pictures
         previews={"generate_previews": False},
         embeddings={"embedding_algorithm": "efficientnet-lite0"},
     )

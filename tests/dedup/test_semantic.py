@@ -16,7 +16,7 @@ from curation.dedup.ids import ascending
 from curation.storage import storage_for
 from jobs import exits
 from tests.dedup.groups import alike, at_cosine, topics, units
-from tests.local_runs import clipmill
+from tests.local_runs import clipmill_here
 from tests.search.tables import NAME, random_ids, write_table
 
 
@@ -158,22 +158,22 @@ def test_a_wrong_setting_is_named(tmp_path: Path, settings: dict[str, Any], mess
 def test_the_command_writes_beside_the_tables_and_says_what_it_found(tmp_path: Path) -> None:
     vectors = topics(50, 16, spread=1.0, num_topics=50)
     write(tmp_path, random_ids(60), np.concatenate([vectors, vectors[:10]]))
-    done = clipmill("dedup", str(tmp_path))
+    done = clipmill_here("dedup", str(tmp_path))
     assert done.returncode == exits.DONE, done.stderr
     assert "10 of 60 clips are duplicates of 10 others; 50 are kept" in done.stdout
     (tmp_path / f"{NAME}_duplicates").rename(tmp_path / "found")
     found = contents(tmp_path)
     assert set(found) == {"duplicates.parquet", "summary.json"}
-    again = clipmill("dedup", f"{tmp_path}/{NAME}_parquet/", str(tmp_path / "other/found"))
+    again = clipmill_here("dedup", f"{tmp_path}/{NAME}_parquet/", str(tmp_path / "other/found"))
     assert again.returncode == exits.DONE, again.stderr
     assert contents(tmp_path / "other") == found
 
 
 def test_the_command_says_what_is_missing_or_wrong(tmp_path: Path) -> None:
-    done = clipmill("dedup", str(tmp_path))
+    done = clipmill_here("dedup", str(tmp_path))
     assert (done.returncode, "vectors of 0 models" in done.stderr) == (exits.USAGE, True)
-    done = clipmill("dedup", f"{tmp_path}/{NAME}_parquet")
+    done = clipmill_here("dedup", f"{tmp_path}/{NAME}_parquet")
     assert (done.returncode, "no tables of vectors" in done.stderr) == (exits.USAGE, True)
     write(tmp_path, random_ids(9), topics(9, 8, spread=1.0, num_topics=9))
-    done = clipmill("dedup", str(tmp_path), "--eps", "1.5")
+    done = clipmill_here("dedup", str(tmp_path), "--eps", "1.5")
     assert (done.returncode, "eps < 1" in done.stderr) == (exits.USAGE, True)

@@ -20,7 +20,6 @@ from curation.clipping.cutting import OpenClip, Packets
 from curation.clipping.reader import VideoReaderStage
 from curation.clipping.recipe import ClipRecipe
 from curation.clipping.transcoding import ClipTranscodingStage
-from curation.clipping.transnetv2 import TransNetV2ClipExtractionStage
 from curation.filtering.motion import MotionFilterStage, MotionVectorDecodeStage, measure_mp4
 from curation.model import Clip, Video, VideoTask
 from curation.pipeline import Pipeline, Stage
@@ -34,7 +33,8 @@ from curation.video.probe import probe_bytes
 from curation.video.scheduling import open_encoder
 from curation.video.source import decode_video, profile_needed, timeline_needed
 from tests.filtering.nemo_motion import nemo_motion
-from tests.footage import MEDIA, footage
+from tests.footage import MEDIA, footage, small_footage
+from tests.remembering_detector import Detector
 from tests.splitting import Alone, mp4_of, one_clip, splitting, task_of
 
 SOURCES = {
@@ -180,8 +180,8 @@ def test_shots_that_are_cut_as_they_are_found_have_the_same_scores(transnetv2_we
         transcoder = ClipTranscodingStage(encoder="libx264", preset="ultrafast")
         return Pipeline("p").add_stage(VideoReaderStage()).add_stage(splitter).add_stage(transcoder)
 
-    source = MEDIA / "big_buck_bunny_2.mp4"
-    splitter = TransNetV2ClipExtractionStage(transnetv2_weights.parent, min_length_s=0.5)
+    source = small_footage("big_buck_bunny_2.mp4")
+    splitter = Detector(transnetv2_weights.parent, min_length_s=0.5)
     together, task = run(splits(splitter), source)
     one_after_the_other, _ = run(splits(Alone(splitter)), source)
     assert len(together) > 1

@@ -35,6 +35,7 @@ FEW_THREADS = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_CPU_KVCACHE_SPACE": "1",
 }
+IN_ONE_PROCESS = ("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # vLLM starts sooner
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def windows_of(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def run_all(folder: Path, models: Path, raw: Path, engine: str) -> Path:
     config = write_config(folder, raw, **settings(models, engine=engine), output_dataset_path=str(folder / "dataset"))
     with pytest.MonkeyPatch.context() as patched:
-        for name, value in (FEW_THREADS | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}).items():  # starts sooner
+        for name, value in (*FEW_THREADS.items(), IN_ONE_PROCESS):
             patched.setenv(name, value)
         done = clipmill("run", str(config))
     assert done.returncode == exits.DONE, done.stderr
@@ -120,7 +121,7 @@ def check_outputs(folder: Path) -> None:
 
 
 def test_a_worker_killed_among_captions_leaves_no_engine_and_a_resume_gives_the_same_bytes(
-    by_vllm: Path, models: Path, raw: Path, tmp_path: Path
+    by_vllm: Path, models: Path, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = planned(tmp_path, raw, **settings(models, engine="vllm"))
     worker = start_worker(run)
@@ -131,6 +132,7 @@ def test_a_worker_killed_among_captions_leaves_no_engine_and_a_resume_gives_the_
     assert worker.wait() in (-signal.SIGKILL, exits.DONE)
     _, left = psutil.wait_procs(processes, timeout=PATIENCE_S)
     assert left == [], "processes of the engine live on"
+    monkeypatch.setenv(*IN_ONE_PROCESS)
     code, log = work(run)
     assert code == exits.DONE, log
     summed_up = {name: digest for name, digest in digests(by_vllm / "out").items() if not name.endswith(SUMS)}

@@ -9,7 +9,7 @@ import pytest
 from jobs.changes import DATASET, FOLLOWS, LIMITS, PLACE, RUN, changes_between, consequence, decides, flat_settings
 from jobs.config import ConfigError, RunConfig, load_config
 from jobs.rundir import RunDir, RunDirError
-from tests.local_runs import clipmill, config_of, digests, make_videos, write_config
+from tests.local_runs import clipmill, clipmill_here, config_of, digests, make_videos, write_config
 
 SWITCHES = {"captions.generate_captions", "captions.enhance_captions", "embeddings.generate_embeddings"}
 SWITCHES |= {"previews.generate_previews", "t5.generate_t5"}  # with these off there is nothing of the stage to be made
@@ -182,7 +182,7 @@ def test_explain_says_why_and_writes_nothing(tmp_path: Path) -> None:
     before = {str(p): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.name != "roll-up.arrow"}
 
     def explained(*more: str) -> str:
-        done = clipmill("resume", str(config), "--explain", *more)
+        done = clipmill_here("resume", str(config), "--explain", *more)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -195,7 +195,7 @@ def test_explain_says_why_and_writes_nothing(tmp_path: Path) -> None:
     one = explained("--video", "v0.mp4")
     assert "v0.mp4: failed: unreadable, not tried again" in one
     assert "shard 0: begin" in one
-    assert clipmill("resume", str(config), "--explain", "--video", "v9.mp4").returncode == 2
+    assert clipmill_here("resume", str(config), "--explain", "--video", "v9.mp4").returncode == 2
     after = {str(p): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.name != "roll-up.arrow"}
     assert after == before
 

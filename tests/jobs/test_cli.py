@@ -6,43 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from curation.errors import Failure, FailureReason
-from jobs import cli, exits
-from jobs.config import load_config
+from jobs import exits
 from jobs.ledger import Lease
 from jobs.rundir import RunDir
 from tests.local_runs import ROOT, clipmill, digests, make_videos, planned, record_path, wait_for, write_config
 from tests.patience import PATIENCE_S
-
-
-class Answer:
-    """What a command said and how it ended."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-class Terminal:
-    """Runs commands in this process: as ``clipmill`` does, without its start."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, captured: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch, self._captured = monkeypatch, captured
-
-    def __call__(self, *arguments: object) -> Answer:
-        self._captured.readouterr()
-        self._monkeypatch.setattr(sys, "argv", ["clipmill", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = self._captured.readouterr()
-        assert "Traceback" not in err
-        return Answer(int(ended.value.code or 0), out, err)
-
-
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Terminal:
-    return Terminal(monkeypatch, capsys)
+from tests.terminal import Terminal
 
 
 @pytest.fixture(scope="module")
@@ -66,23 +37,6 @@ def test_help_names_all_commands() -> None:
     assert shown.returncode == exits.DONE
     for command in ("init", "plan", "run", "submit", "status", "resume", "cancel", "aggregate", "version"):
         assert f" {command} " in shown.stdout
-
-
-def test_init_writes_a_config_that_loads_and_never_overwrites(terminal: Terminal, tmp_path: Path) -> None:
-    path = tmp_path / "run.yaml"
-    assert terminal("init", path).code == exits.DONE
-    assert load_config(path).cluster == "local"
-    path.write_text("mine")
-    again = terminal("init", path)
-    assert again.code == exits.USAGE
-    assert str(path) in again.err
-    assert path.read_text() == "mine"
-
-
-def test_init_into_a_folder_that_is_not_there_says_so(terminal: Terminal, tmp_path: Path) -> None:
-    answer = terminal("init", tmp_path / "none" / "run.yaml")
-    assert answer.code == exits.FAILED
-    assert "none/run.yaml" in answer.err
 
 
 def test_plan_shows_the_shards_and_writes_nothing(terminal: Terminal, tmp_path: Path, raw: Path) -> None:
@@ -248,12 +202,6 @@ def test_what_is_printed_is_never_taken_for_markup(terminal: Terminal, tmp_path:
 
 def test_the_version_is_printed(terminal: Terminal) -> None:
     assert terminal("version").out.strip() == "0.1.0"
-
-
-def test_the_starter_config_is_yaml_with_one_line_for_each_setting(terminal: Terminal, tmp_path: Path) -> None:
-    terminal("init", tmp_path / "run.yaml")
-    settings = yaml.safe_load((tmp_path / "run.yaml").read_text())
-    assert set(settings) <= set(load_config(tmp_path / "run.yaml").model_dump())
 
 
 def test_a_local_run_that_is_terminated_takes_its_workers_with_it(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from curation.storage import S3Options
-from jobs.config import ConfigError, RunConfig, absolute, load_config, read_config, starter_yaml, to_yaml
+from jobs.config import ConfigError, RunConfig, absolute, load_config, read_config, to_yaml
+from jobs.starter import full_yaml
 
 NEEDED = {"run_dir": "/runs/a", "input_video_path": "/videos", "output_clip_path": "/clips"}
 HEAD = "".join(f"{key}: {value}\n" for key, value in NEEDED.items())  # lines 1 to 3
@@ -185,10 +186,14 @@ def test_the_value_of_an_override_may_hold_an_equals_sign(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("override", "problem"),
     [
-        ("limit", "--set limit: expected key=value"),
-        ("=3", "--set =3: expected key=value"),
+        ("limit", "--set limit: expected key=value, such as --set split.transnetv2_crop_s=0"),
+        ("=3", "--set =3: expected key=value, such as --set split.transnetv2_crop_s=0"),
+        ("a..b=3", "--set a..b=3: expected key=value, such as --set split.transnetv2_crop_s=0"),
         ("limit.a=3", "--set limit.a=3: limit is not a group of settings"),
-        ("limit=[", "--set limit=[: '[' is not a YAML value"),
+        (
+            "limit=[",
+            "--set limit=[: the value can't be read: a [, a { or a quote is not closed, or the whole needs quotes",
+        ),
     ],
 )
 def test_an_override_that_cannot_be_applied_is_a_problem(tmp_path: Path, override: str, problem: str) -> None:
@@ -233,7 +238,7 @@ def test_all_mistakes_are_told_at_once_with_file_line_and_key(tmp_path: Path) ->
             "FILE:15 slurm.aggregate_time",
             "FILE:17 slurm.additional_parameters.gres",
             "--set plan.num_shards=0 plan.num_shards",
-            "--set nonsense expected key=value",
+            "--set nonsense expected key=value, such as --set split.transnetv2_crop_s=0",
         ]
     )
 
@@ -250,7 +255,20 @@ def test_a_wrong_value_is_shown(tmp_path: Path) -> None:
         ("limt: 3\n", "FILE:4: limt: unknown key; did you mean 'limit'?"),
         ("slrum: {}\n", "FILE:4: slrum: unknown key; did you mean 'slurm'?"),
         ("clips: {encodr: auto}\n", "FILE:4: clips.encodr: unknown key; did you mean 'encoder'?"),
-        ("clips: {quux: 1}\n", "FILE:4: clips.quux: unknown key"),
+        (
+            "limits: {quux: 1}\n",
+            "FILE:4: limits.quux: unknown key; limits has: max_pixels, max_duration_s, max_frames, max_streams",
+        ),
+        ("quux: 1\n", "FILE:4: quux: unknown key; `clipmill init --full` shows all that there are"),
+        (
+            "transnetv2_crop_s: 1\n",
+            "FILE:4: transnetv2_crop_s: unknown key here; did you mean split.transnetv2_crop_s?",
+        ),
+        ("slurm: {crf: 1}\n", "FILE:4: slurm.crf: unknown key in the group slurm; did you mean clips.crf?"),
+        (
+            "split:\n  limit: 3\n",
+            "FILE:5: split.limit: unknown key in the group split; did you mean limit (at the top, not indented)?",
+        ),
     ],
 )
 def test_an_unknown_key_is_told_with_the_nearest_known_one(tmp_path: Path, text: str, problem: str) -> None:
@@ -259,8 +277,9 @@ def test_an_unknown_key_is_told_with_the_nearest_known_one(tmp_path: Path, text:
 
 def test_missing_keys_are_told_by_name(tmp_path: Path) -> None:
     assert problems_of(tmp_path, "manifest: list.txt\n") == [
-        "FILE: run_dir: this key is needed",
-        "FILE: output_clip_path: this key is needed",
+        "FILE: run_dir: this key is needed: folder of the run's state, on the file system that the nodes share",
+        "FILE: output_clip_path: this key is needed: "
+        "folder, or s3://bucket/prefix, of clips, metas, previews and records",
     ]
 
 
@@ -278,9 +297,12 @@ def test_a_manifest_alone_is_an_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("limit: 3\nlimit: 4\n", "FILE:5: limit: stands in FILE:4 too"),
-        ("clips: {crf: 3}\nsplit: {}\nclips: {preset: slow}\n", "FILE:6: clips: stands in FILE:4 too"),
-        ("clips:\n  crf: 3\n  crf: 4\n", "FILE:6: clips.crf: stands in FILE:5 too"),
+        ("limit: 3\nlimit: 4\n", "FILE:5: limit: stands in FILE:4 too; keep one of them"),
+        (
+            "clips: {crf: 3}\nsplit: {}\nclips: {preset: slow}\n",
+            "FILE:6: clips: stands in FILE:4 too; keep one of them",
+        ),
+        ("clips:\n  crf: 3\n  crf: 4\n", "FILE:6: clips.crf: stands in FILE:5 too; keep one of them"),
     ],
 )
 def test_a_key_that_is_given_twice_is_a_mistake(tmp_path: Path, text: str, problem: str) -> None:
@@ -290,11 +312,11 @@ def test_a_key_that_is_given_twice_is_a_mistake(tmp_path: Path, text: str, probl
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        pytest.param("", r"FILE: expected keys with values, found NoneType", id="empty"),
-        pytest.param("- a\n- b\n", r"FILE: expected keys with values, found list", id="a list"),
-        pytest.param("a: [\n", r"FILE: not YAML: .*", id="not YAML"),
+        pytest.param("", r"FILE: the file is empty; .*", id="empty"),
+        pytest.param("# only a remark\n", r"FILE: the file is empty; .*", id="only a remark"),
+        pytest.param("- a\n- b\n", r"FILE: expected keys with values, .*, found a list: .*", id="a list"),
         pytest.param("limit: !!int many\n", r"FILE: not YAML: .*", id="a number that is none"),
-        pytest.param("a: !!python/name:os.system\n", r"FILE: not YAML: .*", id="an object of Python"),
+        pytest.param("a: !!python/name:os.system\n", r"FILE:1: not YAML: tags are not known here.*", id="an object"),
     ],
 )
 def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str, problem: str) -> None:
@@ -305,7 +327,7 @@ def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str, problem:
 def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_bytes(b"run_dir: \xff\xfe")
-    with pytest.raises(ConfigError, match="not YAML"):
+    with pytest.raises(ConfigError, match="not a text in UTF-8"):
         load_config(path)
 
 
@@ -432,23 +454,23 @@ def uncommented(text: str) -> str:
 
 
 def test_the_starter_loads_and_has_every_default(tmp_path: Path) -> None:
-    config = load_config(config_file(tmp_path, starter_yaml()))
+    config = load_config(config_file(tmp_path, full_yaml()))
     assert [getattr(config, group) for group in GROUPS] == [getattr(run_config(), group) for group in GROUPS]
 
 
 def test_the_starter_without_its_marks_is_the_same_config(tmp_path: Path) -> None:
-    marked = load_config(config_file(tmp_path, starter_yaml()))
-    assert load_config(config_file(tmp_path, uncommented(starter_yaml()))) == marked
+    marked = load_config(config_file(tmp_path, full_yaml()))
+    assert load_config(config_file(tmp_path, uncommented(full_yaml()))) == marked
 
 
 def test_the_starter_names_every_setting_with_its_default_and_its_meaning() -> None:
-    document = yaml.safe_load(uncommented(starter_yaml()))
+    document = yaml.safe_load(uncommented(full_yaml()))
     assert list(document) == list(RunConfig.model_fields)
     for name in RunConfig.model_fields:
         group = group_of(name)
         if group is not None:
             assert document[name] == RunConfig.model_fields[name].default.model_dump(mode="json")
-            assert all(f"  # {each.description}\n" in starter_yaml() for each in group.model_fields.values())
+            assert all(f"  # {each.description}\n" in full_yaml() for each in group.model_fields.values())
 
 
 def test_captions_are_made_where_their_group_is_written(tmp_path: Path) -> None:
@@ -468,10 +490,10 @@ def test_the_text_of_a_prompt_file_is_kept_in_the_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "problem"),
     [
-        pytest.param("captioning_algorithm: blip", "known: qwen, nemotron", id="unknown model"),
-        pytest.param("captioning_prompt_variant: poem", "known: default, av, av-surveillance", id="unknown prompt"),
+        pytest.param("captioning_algorithm: blip", "one of qwen, nemotron", id="unknown model"),
+        pytest.param("captioning_prompt_variant: poem", "one of default, av, av-surveillance", id="unknown prompt"),
         pytest.param("captioning_prompt_file: /nowhere", "can't be read", id="no prompt file"),
-        pytest.param("enhance_captions_algorithm: gpt", "known: qwen_lm", id="unknown text model"),
+        pytest.param("enhance_captions_algorithm: gpt", "one of qwen_lm", id="unknown text model"),
     ],
 )
 def test_what_captions_can_not_be_made_of_is_said_with_what_is_known(
@@ -490,8 +512,8 @@ def test_settings_that_only_decide_how_fast_captions_come_do_not_change_what_the
 
 
 def test_each_setting_of_the_starter_can_be_uncommented_alone(tmp_path: Path) -> None:
-    lines = starter_yaml().splitlines()
-    expected = load_config(config_file(tmp_path, starter_yaml()))
+    lines = full_yaml().splitlines()
+    expected = load_config(config_file(tmp_path, full_yaml()))
     group = None
     for number, line in enumerate(lines[1:], start=1):
         if match := re.match(r"# ( *)\w+:", line):

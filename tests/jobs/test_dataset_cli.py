@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import exits
-from tests.local_runs import clipmill, digests, make_videos, planned, record_path, work, write_config
+from tests.local_runs import clipmill, clipmill_here, digests, make_videos, planned, record_path, work, write_config
 
 SMALL_TARS = "target_tar_size_mb=0.001"
 
@@ -104,16 +104,16 @@ def test_what_is_wrong_is_told_and_nothing_is_made(tmp_path: Path, arguments: li
 
 def test_a_check_tells_a_whole_dataset_from_one_with_another_byte(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "dataset", tmp_path / "d")
-    good = clipmill("dataset", "check", str(tmp_path / "d"))
+    good = clipmill_here("dataset", "check", str(tmp_path / "d"))
     assert good.returncode == exits.DONE, good.stderr
     tar = sorted((tmp_path / "d").rglob("video/**/*.tar"))[0]
     content = bytearray(tar.read_bytes())
     content[700] ^= 1
     tar.write_bytes(content)
-    bad = clipmill("dataset", "check", str(tmp_path / "d"))
+    bad = clipmill_here("dataset", "check", str(tmp_path / "d"))
     assert bad.returncode == exits.FAILED
     assert str(tar.relative_to(tmp_path / "d/v0")) in bad.stderr
-    assert clipmill("dataset", "check", str(tmp_path / "nothing")).returncode == exits.FAILED
+    assert clipmill_here("dataset", "check", str(tmp_path / "nothing")).returncode == exits.FAILED
 
 
 def test_duplicates_are_left_out_with_the_clip_that_is_kept(tmp_path: Path, raw: Path) -> None:

@@ -18,15 +18,16 @@ from curation.pipeline import Pipeline
 from jobs import exits
 from tests.captioning.tiny_models import require_transformers
 from tests.embedding import tiny_cosmos
-from tests.footage import copy_demo
+from tests.footage import DEMO_FOOTAGE, DEMO_MEDIA, footage, small_footage
 from tests.local_runs import clipmill, digests, make_videos, write_config
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's footage."""
+    """The demo's footage, its large films in small."""
     folder = tmp_path_factory.mktemp("real")
-    copy_demo(folder)
+    for path in [*map(small_footage, DEMO_MEDIA), *map(footage, DEMO_FOOTAGE)]:
+        shutil.copy(path, folder)
     return folder
 
 

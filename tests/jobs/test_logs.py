@@ -1,6 +1,7 @@
 """Of each kind of error the first is found in the logs of every way to run: local workers, arrays, scripts."""
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -105,6 +106,77 @@ def test_the_logs_of_a_shard_are_those_of_its_task_and_no_other(tmp_path: Path) 
     assert len(log_files(run)) == 6
 
 
+PACKING_FAILED = [
+    "INFO event=shard",
+    "ERROR event=packing_failed run=x task=1",
+    "Traceback (most recent call last):",
+    '  File "x.py", line 1',
+    "OSError: [Errno 28]",
+    "",
+    "The above exception was the direct cause of the following exception:",
+    "",
+    "Traceback (most recent call last):",
+    '  File "y.py", line 2',
+    "curation.errors.StorageError: can't write tars: it is full",
+]
+AFTER = {  # log of the aggregation, of two packers
+    "local": ["aggregation.log", "packing-00000.log", "packing-00001.log"],
+    "slurm": ["88_0_log.out", "89_0_0_log.out", "89_1_0_log.out"],
+    "script": ["98_0_log.out", "99_0_0_log.out", "99_1_0_log.out"],
+}
+
+
+def run_with_packers(folder: Path) -> RunDir:
+    """What was queued through submitit, and what scripts queued in a second attempt."""
+    run = run_of_four(folder)
+    jobs = [{"job_id": f"77_{k}", "shard": k, "role": "worker"} for k in range(4)]
+    jobs += [{"job_id": "88", "shard": None, "role": "aggregation"}, {"job_id": "89", "shard": None, "role": "packing"}]
+    write_json(run.jobs_path(1), {"cluster": "slurm", "jobs": jobs})
+    (run.attempt_path(1) / "submitted.txt").write_text("c-1-a1-s0 97\nc-1-a1-aggregation 98\nc-1-a1-p0 99\n")
+    return run
+
+
+@pytest.mark.parametrize("kind", AFTER)
+def test_an_aggregation_and_packers_that_failed_are_told_by_the_last_line_of_their_tracebacks(
+    tmp_path: Path, kind: str
+) -> None:
+    run = run_with_packers(tmp_path)
+    log_of(run, 0, ["event=shard"])
+    folder = run.logs_path / "attempt-001"
+    aggregation, first, second = (folder / name for name in AFTER[kind])
+    aggregation.write_text("Traceback (most recent call last):\n  File\nKeyError: 'x'\n")
+    first.write_text("INFO jobs.packing event=packed task=0 plan=x\n")
+    second.write_text("\n".join(PACKING_FAILED) + "\n")
+    one, other = first_errors(run)
+    assert (one.kind, one.message, one.log, one.line) == (
+        "aggregation failed (KeyError)",
+        "KeyError: 'x'",
+        aggregation,
+        1,
+    )
+    assert (other.kind, other.log) == ("packer failed (curation.errors.StorageError)", second)
+    assert other.message == "curation.errors.StorageError: can't write tars: it is full"
+    assert second.read_text().splitlines()[(other.line or 0) - 1] == "Traceback (most recent call last):"
+    assert str(other).endswith(f"  {second}:{other.line}")
+    assert first_errors(run, shard=0) == []
+
+
+def test_what_was_mended_since_is_no_error_of_the_run(tmp_path: Path) -> None:
+    run = run_with_packers(tmp_path)
+    log_of(run, 0, ["event=shard"])
+    folder = run.logs_path / "attempt-001"
+    packed = [*PACKING_FAILED, "2026 INFO __main__ event=packed task=1 plan=x"]
+    (folder / "packing-00001.log").write_text("\n".join(packed) + "\n")
+    assert first_errors(run) == []
+    (folder / "finishing.log").write_text("\n".join(PACKING_FAILED) + "\n")
+    [error] = first_errors(run)
+    assert error.kind == "finishing failed (curation.errors.StorageError)"
+    write_json(run.report_path, {"exit_code": 3, "dataset": {"missing_tars": ["x.tar"]}})
+    assert first_errors(run) == [error]
+    write_json(run.report_path, {"exit_code": 0, "dataset": {"num_packed": 3}})
+    assert first_errors(run) == []
+
+
 def test_logs_of_a_run_on_this_machine_name_file_and_line(tmp_path: Path) -> None:
     raw = make_videos(tmp_path / "raw", 2, num_frames=3)
     (raw / "v0.mp4").write_text("no video")
@@ -114,7 +186,9 @@ def test_logs_of_a_run_on_this_machine_name_file_and_line(tmp_path: Path) -> Non
     assert shown.returncode == 0
     first, where = shown.stdout.splitlines()
     assert first.startswith("video failed (unreadable): 1; the first: v0.mp4: can't open it as media")
-    assert str(tmp_path / "run/logs/attempt-001/shard-00000.log") in where
+    log = tmp_path / "run/logs/attempt-001/shard-00000.log"
+    assert re.fullmatch(rf"  shard 0, {re.escape(str(log))}:(\d+)", where)
+    assert "video=v0.mp4" in log.read_text().splitlines()[int(where.rpartition(":")[2]) - 1]
     assert "log: " in clipmill("logs", str(config)).stdout
     assert json.loads(clipmill("status", str(config), "--json").stdout)["retry_commands"] == {
         "unreadable": f"clipmill resume {tmp_path}/run --failed unreadable"

@@ -18,7 +18,7 @@ from jobs import exits
 from tests.captioning.tiny_models import require_transformers
 from tests.embedding import tiny_cosmos
 from tests.footage import MEDIA, footage
-from tests.local_runs import ROOT, clipmill, make_videos, write_config
+from tests.local_runs import ROOT, clipmill, clipmill_here, make_videos, write_config
 
 TEXTS = ["a red car", "a blue dog runs"]
 SHORT = {"fixed_stride_min_clip_length_s": 0.5}
@@ -62,7 +62,8 @@ def ran(folder: Path, raw: Path, **settings: Any) -> Path:
 
 def search(*arguments: str | Path, **environment: str) -> list[dict[str, Any]]:
     """What it finds, as JSON."""
-    done = clipmill("search", *map(str, arguments), "--json", cwd=ROOT, **environment)
+    asked = ("search", *map(str, arguments), "--json")
+    done = clipmill(*asked, cwd=ROOT, **environment) if environment else clipmill_here(*asked)
     assert done.returncode == exits.DONE, done.stderr
     assert "warning" not in done.stderr
     results: list[dict[str, Any]] = json.loads(done.stdout)["results"]
@@ -70,7 +71,7 @@ def search(*arguments: str | Path, **environment: str) -> list[dict[str, Any]]:
 
 
 def refused(*arguments: str | Path) -> tuple[int, str]:
-    done = clipmill("search", *map(str, arguments))
+    done = clipmill_here("search", *map(str, arguments))
     assert not done.stdout
     return done.returncode, done.stderr
 
@@ -248,7 +249,7 @@ NO_CLIP = "00000000-0000-0000-0000-000000000001"
     ],
 )
 def test_what_cannot_be_looked_for_is_said_in_a_line(real: Path, arguments: list[str], code: int, said: str) -> None:
-    done = clipmill(
+    done = clipmill_here(
         "search", *(str(real / each) if each.startswith(("out", "nowhere", "no.")) else each for each in arguments)
     )
     assert done.returncode == code

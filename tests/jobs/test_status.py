@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jobs import exits
 from jobs.aggregation import aggregate
@@ -18,6 +20,7 @@ from jobs.launcher import launch
 from jobs.ledger import Lease, ShardLog
 from jobs.manifest import ManifestVideo, write_manifest
 from jobs.planner import PlannedVideo, Shard
+from jobs.rates import worked_s
 from jobs.rundir import RunDir, write_json
 from jobs.status import RunStatus, run_status
 from tests.local_runs import ROOT, config_of, make_videos, planned, start_worker, wait_for, work
@@ -237,6 +240,63 @@ def test_the_rate_is_that_of_the_last_hour(tmp_path: Path, no_slurm: Path) -> No
     status = run_status(run)
     assert status.videos_per_hour == pytest.approx(61)  # one a minute, both ends counted
     assert status.eta_s == pytest.approx(29 / 61 * 3600)
+
+
+def write_timed_events(run: RunDir, shard: int, steps: list[tuple[str, float]]) -> None:
+    """Events at known times; videos are named in the order of their ends."""
+    run.state_path.mkdir(exist_ok=True)
+    lines = []
+    for number, (event, time_s) in enumerate(steps):
+        of_video = {"video": f"{number}.mp4", "clips": 1, "clip_s": 1.0} if event == "done" else {"attempt": 1}
+        lines.append(json.dumps({"event": event, "time": time_s, **of_video}) + "\n")
+    with run.shard_state_path(shard).open("a") as file:
+        file.writelines(lines)
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        pytest.param([("start", 0), ("done", 100.0), ("done", 100.001)], 2 / 100.001 * 3600, id="since the start"),
+        pytest.param([("done", 100.0), ("done", 100.001)], None, id="nothing to measure by"),
+        pytest.param([("start", 0), ("done", 100.0)], None, id="one video"),
+        pytest.param(
+            [("start", 0), ("done", 90), ("end", 100), ("start", 2000), ("done", 2050), ("end", 2100)],
+            2 / 200 * 3600,
+            id="nobody was at work between",
+        ),
+        pytest.param(
+            [("start", 0), ("done", 90), ("end", 100), ("start", 9000), ("done", 9050), ("done", 9080), ("end", 9100)],
+            2 / 100 * 3600,
+            id="the last hour only",
+        ),
+    ],
+)
+def test_the_rate_is_what_ended_by_the_time_in_which_somebody_worked(
+    tmp_path: Path, no_slurm: Path, steps: list[tuple[str, float]], expected: float | None
+) -> None:
+    run = run_by_hand(tmp_path, 1, 100)
+    for some in (steps[:2], steps[2:]):  # read in two goes, as by somebody who looks on
+        write_timed_events(run, 0, [(event, 1_000_000.0 + s) for event, s in some])
+        status = run_status(run)
+    assert status.videos_per_hour == (None if expected is None else pytest.approx(expected, rel=1e-3))
+    assert (status.eta_s is None) == (expected is None)
+
+
+def test_workers_at_the_same_time_share_that_time(tmp_path: Path, no_slurm: Path) -> None:
+    run = run_by_hand(tmp_path, 2, 100)
+    for shard in range(2):
+        steps = [("start", 50.0 * shard), *[("done", 60.0 + k + shard) for k in range(3)], ("end", 100.0 + 50 * shard)]
+        write_timed_events(run, shard, steps)
+    status = run_status(run)
+    assert status.worked_s == pytest.approx(150)
+    assert status.videos_per_hour == pytest.approx(3 / 150 * 3600)  # the same three videos
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 10))), st.integers(0, 40))
+def test_the_time_at_work_is_that_in_which_at_least_one_worked(lives: list[tuple[int, int]], since: int) -> None:
+    spans = [(begin, begin + length) for begin, length in lives]
+    expected = sum(any(begin <= second < end for begin, end in spans) for second in range(since, 60))
+    assert worked_s(spans, since=since) == expected
 
 
 def test_bad_nodes_are_named(tmp_path: Path, no_slurm: Path) -> None:

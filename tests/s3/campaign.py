@@ -43,7 +43,7 @@ class Campaign:
     def prepare(cls, folder: Path, server: S3Server, *, seed: int) -> "Campaign":
         """Process the footage undisturbed."""
         raw = pieces(folder / "raw")
-        config = write_config(folder / "undisturbed", raw, num_shards=4)
+        config = write_config(folder / "undisturbed", raw, num_shards=1)
         clipmill("run", str(config))
         return cls(folder, server, raw, outputs(folder / "undisturbed"), random.Random(seed))
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-POLL_S = 0.05
+POLL_S = 0.1
 TAIL_LINES = 20
 
 

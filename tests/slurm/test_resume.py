@@ -2,6 +2,7 @@
 
 import os
 import signal
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,13 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def died_tasks(run: RunDir) -> list[tuple[str, str]]:
+    """Tasks that died, as ``logs --first-error`` tells of them: its line, and the line after it, with the log."""
+    shown = clipmill("logs", str(run.root), "--first-error")
+    assert shown.returncode == exits.DONE, shown.stderr
+    return [pair for pair in pairwise(shown.stdout.splitlines()) if pair[0].startswith("task died")]
+
+
 def test_a_killed_task_is_named_with_its_log_and_a_failure_is_tried_again(
     slurm_env: SlurmCluster, tmp_path: Path, raw: Path
 ) -> None:
@@ -37,10 +45,9 @@ def test_a_killed_task_is_named_with_its_log_and_a_failure_is_tried_again(
     os.kill(int(victim["pid"]), signal.SIGKILL)
     assert wait_for_report(run)["num_failed"] <= 1
 
-    shown = clipmill("logs", str(run.root), "--first-error")
-    assert shown.returncode == exits.DONE, shown.stderr
-    died = next(line for line in shown.stdout.splitlines() if line.startswith("task died"))
-    where = shown.stdout.splitlines()[shown.stdout.splitlines().index(died) + 1]
+    # the others may all have ended before the lease of the killed one is too old to be somebody's
+    assert wait_until(lambda: bool(died_tasks(run)), timeout_s=PATIENCE_S)
+    [(_, where)] = died_tasks(run)
     assert f"{victim['job']}_{victim['task']}" in where
     assert Path(where.partition(", ")[2].rpartition(":")[0]).is_file()
 
