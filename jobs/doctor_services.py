@@ -13,6 +13,7 @@ from curation.embedding.efficientnet_lite import find_weights as find_efficientn
 from curation.errors import StorageError
 from curation.source_files import is_uri
 from curation.storage import S3Options, storage_for
+from curation.storage.s3_client import credentials_source
 from jobs.annotation import is_annotation
 from jobs.config import RunConfig
 from jobs.doctor import Finding, Level, ask
@@ -90,19 +91,16 @@ def _places(config: RunConfig) -> Iterator[tuple[str, str, S3Options, bool]]:
 
 
 def _credentials(profile: str | None, *, is_needed: bool) -> Finding:
-    import boto3
-    from botocore.exceptions import BotoCoreError
-
     named = f"profile {profile}: " if profile else ""
     mend = "aws configure (or AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a role of the machine)"
     try:
-        found = boto3.Session(profile_name=profile).get_credentials()
-    except BotoCoreError as error:
+        found = credentials_source(profile)
+    except StorageError as error:
         return Finding("problem" if is_needed else "warning", "s3", f"{named}{error}", mend)
     if found is None:
         words = "no credentials found" + ("" if is_needed else ": fine without s3:// paths")
         return Finding("problem" if is_needed else "ok", "s3", f"{named}{words}", mend if is_needed else "")
-    return Finding("ok", "s3", f"{named}credentials found ({found.method})")
+    return Finding("ok", "s3", f"{named}credentials found ({found})")
 
 
 def _bucket(key: str, root: str, options: S3Options, *, writes: bool) -> Finding:

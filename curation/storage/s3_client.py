@@ -63,6 +63,22 @@ def parts_pool(options: S3Options) -> ThreadPoolExecutor:
         return _pools[options]
 
 
+def credentials_source(profile_name: str | None) -> str | None:
+    """Where boto3's chain finds credentials, such as ``env`` or ``shared-credentials-file``; None: nowhere.
+
+    Raises:
+        StorageError: there is no such profile, or what it names can't be used.
+    """
+    import boto3
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        found = boto3.Session(profile_name=profile_name).get_credentials()
+    except BotoCoreError as error:
+        raise StorageError(str(error)) from error
+    return found.method if found is not None else None
+
+
 def _make_client(options: S3Options) -> "S3Client":
     import boto3  # not at the top: a local run needs a second less to start
     from botocore.config import Config
