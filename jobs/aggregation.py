@@ -35,7 +35,7 @@ from jobs.manifest import ManifestVideo
 from jobs.packing_plan import PackingPlan, forget_packed, live_packers
 from jobs.preflight import use_scratch
 from jobs.report_clips import ClipFigures
-from jobs.report_document import page_path, try_page
+from jobs.report_document import try_page
 from jobs.report_figures import run_report, with_dataset
 from jobs.rundir import RunDir, write_json
 from jobs.totals import RefusedError, Totals, summary_document, video_entry
@@ -115,7 +115,7 @@ def _begin(run: RunDir, config: RunConfig) -> None:
         raise
     forget_packed(run)
     run.report_path.unlink(missing_ok=True)
-    page_path(run).unlink(missing_ok=True)
+    run.page_path.unlink(missing_ok=True)
 
 
 def records(run: RunDir, storage: Storage) -> Iterator[tuple[ManifestVideo, dict[str, Any] | None]]:

@@ -334,6 +334,8 @@ def _report_code(code: int, run_dir: RunDir) -> int:
             err.print(f"the dataset is not published: {len(missing)} tars or more are not packed, such as {missing[0]}")
         elif dataset:
             out.print(f"dataset: {dataset['num_packed']} windows packed, {dataset['num_left_out']} left out")
+        if run_dir.page_path.is_file():
+            out.print(f"what came out, as a page: {run_dir.page_path}")
     if code == exits.INCOMPLETE:
         err.print(f"incomplete; go on with: clipmill resume {run_dir.root}")
     return code

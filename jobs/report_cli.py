@@ -16,7 +16,7 @@ from jobs.annotation import versioned_root
 from jobs.config import RunConfig, load_config
 from jobs.report_clips import MAX_SAMPLED
 from jobs.report_counting import found_report
-from jobs.report_document import NUM_CLIPS, known_versions, page_path, report_document, write_page
+from jobs.report_document import NUM_CLIPS, known_versions, report_document, write_page
 from jobs.report_samples import MAX_PREVIEW_MB
 from jobs.rundir import RunDir
 
@@ -44,7 +44,7 @@ def report(
     versions = [version for each in versions for version in each.split(",")]
     _check_versions(run.load_config(), versions)
     found = found_report(run)
-    target = (page or page_path(run)).absolute()
+    target = (page or run.page_path).absolute()
     document = report_document(
         run,
         found.report,

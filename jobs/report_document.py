@@ -31,11 +31,6 @@ NUM_CLIPS = 60
 _MAX_FAILURES = 200  # shown, of all classes in turn
 
 
-def page_path(run: RunDir) -> Path:
-    """Where a run's page is, unless another place is named."""
-    return run.root / "report.html"
-
-
 def known_versions(config: RunConfig) -> list[str]:
     """The annotation versions that a run is about: the one that it was made from, if any, and its own."""
     earlier = [config.annotate.from_annotation_version] if is_annotation(config) else []
@@ -138,6 +133,6 @@ def try_page(run: RunDir, report: Mapping[str, Any]) -> None:
     """
     try:
         state = "incomplete" if report["exit_code"] == INCOMPLETE else "complete"
-        write_page(report_document(run, report, made=time.time(), state=state), page_path(run))
+        write_page(report_document(run, report, made=time.time(), state=state), run.page_path)
     except Exception as error:  # whatever it is: the run is published, and `clipmill report` makes the page again
         logger.warning("event=no_page run=%s: %s: %s", run.root, type(error).__name__, error, exc_info=True)

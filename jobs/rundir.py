@@ -60,6 +60,10 @@ class RunDir:
     def report_path(self) -> Path:
         return self.root / "report.json"
 
+    @property
+    def page_path(self) -> Path:
+        return self.root / "report.html"
+
     def attempt_path(self, attempt: int) -> Path:
         """Folder of one attempt."""
         return self.attempts_path / f"{attempt:03d}"

@@ -153,7 +153,7 @@ def watched(run: RunDir, out: Console, *, as_json: bool, every_s: float | None) 
 
 def _last_words(run: RunDir, status: RunStatus, how: Standing) -> str:
     if how == "done":
-        return f"complete; the report: {run.report_path}"
+        return f"complete; the report: {run.page_path if run.page_path.is_file() else run.report_path}"
     if status.is_complete:
         return f"all videos have ended, and nothing is at work; sum them up with: clipmill aggregate {run.root}"
     return f"nothing is at work, and the run is not complete; go on with: clipmill resume {run.root}"

@@ -188,7 +188,7 @@ function smallFigures(f) {
     ["Retries", count(f.num_retries)],
     ["Read", bytes(f.source_bytes)],
     ["Clips", bytes(f.clip_bytes)],
-    ["Files written", count(f.num_files)],
+    ["Files in the output", count(f.num_files)],
     ["Decoded per source frame", f.decoded_per_source_frame?.toFixed(3)],
   ];
 }

@@ -19,7 +19,7 @@ from jobs.config import load_config, to_yaml
 from jobs.ledger import Lease
 from jobs.packing import run_packing
 from jobs.report_counting import found_report
-from jobs.report_document import page_path, report_document, try_page
+from jobs.report_document import report_document, try_page
 from jobs.rundir import RunDir, write_json
 from tests.local_runs import clipmill, digests, events, make_videos, planned, work
 from tests.s3.outputs import new_root, s3_config
@@ -236,7 +236,7 @@ def test_the_report_is_not_counted_again_until_something_ends(whole: RunDir) -> 
 
 
 def test_a_page_that_can_not_be_made_is_no_fault_of_the_run(whole: RunDir, caplog: pytest.LogCaptureFixture) -> None:
-    page = page_path(whole)
+    page = whole.page_path
     assert re.match(r"<!doctype html>", page.read_text(), re.IGNORECASE)
     report = whole.report_path.read_bytes()
     page.unlink()
@@ -285,9 +285,9 @@ def test_where_tasks_pack_the_last_of_them_writes_the_page(whole: RunDir, tmp_pa
     whole.write_settings(to_yaml(config))
     figures = json.loads(whole.report_path.read_text())["figures"]
     assert aggregate(whole, num_pack_tasks=1) == exits.DONE
-    assert not page_path(whole).exists()
+    assert not whole.page_path.exists()
     assert found_report(whole).state == "incomplete"
     assert run_packing(str(whole.root), 0) == exits.DONE
     assert run_packing(str(whole.root), None) == exits.DONE
-    assert page_path(whole).is_file()
+    assert whole.page_path.is_file()
     assert json.loads(whole.report_path.read_text())["figures"] == figures

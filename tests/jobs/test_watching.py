@@ -106,7 +106,7 @@ def test_without_a_terminal_there_are_plain_lines_and_none_for_who_wants_quiet(
 def test_watching_ends_when_the_run_is_over(folder: Path, shown: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     code, seen = on_a_terminal("status", str(folder / "run"), "--watch")
     assert code == exits.DONE
-    assert f"complete; the report: {folder / 'run' / 'report.json'}" in CODE.sub(b"", seen).decode()
+    assert f"complete; the report: {folder / 'run' / 'report.html'}" in CODE.sub(b"", seen).decode()
     assert watched(RunDir(folder / "run"), Console(), as_json=True, every_s=None) == exits.DONE
     assert [json.loads(line)["is_complete"] for line in capsys.readouterr().out.splitlines()] == [True]
 
