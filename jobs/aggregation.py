@@ -22,6 +22,7 @@ from curation.registry import EMBEDDERS
 from curation.storage import Storage, read_ahead
 from jobs.aggregation_lease import only_aggregation
 from jobs.annotation import clips_storage, made_version, output_storage
+from jobs.arrow import do_without_pandas
 from jobs.captions import captions_collected
 from jobs.chunk_lists import chunk_documents
 from jobs.config import RunConfig
@@ -222,6 +223,7 @@ def main() -> int:
     parser.add_argument("--run", required=True, help="run folder")
     parser.add_argument("--pack-tasks", type=int, default=0, help="tasks that pack the dataset after this one")
     arguments = parser.parse_args()
+    do_without_pandas()
     return run_aggregation(arguments.run, arguments.pack_tasks)
 
 

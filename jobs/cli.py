@@ -14,6 +14,7 @@ from curation.errors import StorageError
 from jobs import completion, exits
 from jobs.aggregation import aggregate as aggregate_run
 from jobs.annotation import is_annotation
+from jobs.arrow import do_without_pandas
 from jobs.compare_cli import compare
 from jobs.config import ConfigError, RunConfig, load_config, read_config
 from jobs.dataset_cli import app as dataset_app
@@ -344,6 +345,7 @@ def _report_code(code: int, run_dir: RunDir) -> int:
 def main() -> None:
     """Run a command; what a person can mend is said in words, with the exit code of its kind."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    do_without_pandas()
     try:
         app()
     except (ConfigError, RunDirError) as error:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 
 from curation.dataset import DatasetReport
+from jobs.arrow import do_without_pandas
 from jobs.chunk_lists import chunk_documents, summary_videos
 from jobs.dataset_job import DatasetJob
 from jobs.worker import configure_logging
@@ -56,6 +57,12 @@ def build_from_summary(job: DatasetJob, *, num_workers: int = 1, limit: int = 0,
 
 def _pack(job: DatasetJob, num_tasks: int, num_workers: int, *, verbose: bool) -> None:
     context = multiprocessing.get_context("spawn")  # threads of this process, and what they hold, are not copied
-    with ProcessPoolExecutor(num_workers, context, initializer=configure_logging if verbose else None) as pool:
+    with ProcessPoolExecutor(num_workers, context, _begin_packer, (verbose,)) as pool:
         for future in [pool.submit(job.pack, task) for task in range(num_tasks)]:
             future.result()
+
+
+def _begin_packer(verbose: bool) -> None:
+    do_without_pandas()
+    if verbose:
+        configure_logging()

@@ -16,6 +16,7 @@ from typing import Any
 from curation.dataset import UnfinishedError
 from curation.storage import request_counts
 from jobs.aggregation_lease import only_aggregation
+from jobs.arrow import do_without_pandas
 from jobs.config import RunConfig
 from jobs.dataset_job import DatasetJob, dataset_job
 from jobs.exits import DONE, FAILED, INCOMPLETE
@@ -130,6 +131,7 @@ def main() -> int:
     what.add_argument("--task", type=int, help="number of the task")
     what.add_argument("--finish", action="store_true", help="publish what all tasks packed")
     arguments = parser.parse_args()
+    do_without_pandas()
     return run_packing(arguments.run, arguments.task)
 
 

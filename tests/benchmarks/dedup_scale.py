@@ -126,7 +126,7 @@ def brute_force_s(number: int) -> float:
 
 
 def main() -> int:
-    number = 20_000 if parse_size(__doc__) == "tiny" else 10**6
+    number = 5_000 if parse_size(__doc__) == "tiny" else 10**6
     with tempfile.TemporaryDirectory() as folder:
         planted = write_clips(Path(folder), number)
         found = dedup(Path(folder))

@@ -9,6 +9,7 @@ Goal: at most 4 PUT and 1 GET for a clip of one window. Three PUT are a clip's f
 packed; all others are shared by the clips of a video, of a tar or of the run.
 """
 
+import itertools
 import os
 import re
 import statistics
@@ -44,10 +45,12 @@ WHAT = {
 def footage(folder: Path, *, num_videos: int, length_s: int) -> Path:
     """Films of 320x180 out of real ones, which repeat."""
     folder.mkdir()
-    frames = []
+    frames: list[av.VideoFrame] = []
     for name in ("big_buck_bunny_1.mp4", "big_buck_bunny_2.mp4"):
         with av.open(MEDIA / name) as container:
-            frames += [frame.reformat(320, 180, "yuv420p") for frame in container.decode(video=0)]
+            num_missing = 24 * length_s + 31 * num_videos - len(frames)
+            decoded = itertools.islice(container.decode(video=0), max(0, num_missing))
+            frames += [frame.reformat(320, 180, "yuv420p") for frame in decoded]
     for index in range(num_videos):
         with av.open(folder / f"film {index}.mp4", "w") as container:
             video = container.add_stream("libx264", rate=24, options={"preset": "veryfast", "crf": "28"})

@@ -119,7 +119,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 def main() -> int:
     is_tiny = parse_size(__doc__) == "tiny"
-    num_clips, repetitions = (20_000, 2) if is_tiny else (10**6, 9)
+    num_clips, repetitions = (5_000, 2) if is_tiny else (10**6, 9)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         ids = make_tables(out, num_clips)

@@ -1,3 +1,5 @@
+import gc
+import importlib
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,9 @@ def needs_vllm() -> None:
 @pytest.fixture(scope="session")
 def needs_transformers() -> None:
     tiny_models.require_transformers()
+    for name in ("torch", "transformers"):
+        importlib.import_module(name)
+    gc.freeze()  # modules are no garbage: each engine that is closed would have all their objects looked through
 
 
 @pytest.fixture(scope="session")

@@ -1,18 +1,24 @@
+import gc
+import importlib
+import itertools
 import os
 import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from curation.captioning.engines.transformers_engine import TransformersEngine
 from curation.captioning.engines.vllm_engine import VllmEngine
 from curation.captioning.requests import (
+    CaptionEngine,
     CaptionReply,
     CaptionRequest,
     EngineDiedError,
@@ -21,6 +27,7 @@ from curation.captioning.requests import (
     RequestRefusedError,
     SamplingRules,
 )
+from tests.footage import footage, small_footage
 from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.usefixtures("needs_vllm", "vllm_environment")
@@ -36,6 +43,7 @@ _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
 }
 _ARGUMENTS = (("dtype", "float32"), ("enforce_eager", True), ("max_num_batched_tokens", 8192))
+_ONE_PROCESS = ("distributed_executor_backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor")
 _GREEDY = SamplingRules(temperature=0, top_p=1)
 
 
@@ -60,6 +68,10 @@ def vllm_environment() -> Iterator[None]:
             patch.setenv(name, value)
         num_threads = torch.get_num_threads()
         torch.set_num_threads(1)  # threads that wait for each other cost more than they bring here
+        for name in ("vllm.engine.arg_utils", "vllm.v1.engine.llm_engine", "vllm.v1.worker.cpu_worker"):
+            importlib.import_module(name)
+        gc.freeze()  # see needs_transformers
+        patch.setattr(gc, "unfreeze", lambda: None)  # an engine that is closed would undo it
         yield
         torch.set_num_threads(num_threads)
 
@@ -118,7 +130,7 @@ def _answers(engine: VllmEngine, requests: list[CaptionRequest]) -> dict[str, Ca
     return _finish(engine, len(requests))
 
 
-def _finish(engine: VllmEngine, num_replies: int) -> dict[str, CaptionReply]:
+def _finish(engine: CaptionEngine, num_replies: int) -> dict[str, CaptionReply]:
     found: dict[str, CaptionReply] = {}
     deadline = time.monotonic() + PATIENCE_S
     while len(found) < num_replies and time.monotonic() < deadline:
@@ -285,6 +297,96 @@ def test_a_stop_word_ends_the_answer_also_when_it_is_a_special_token(
         assert "the" not in stopped[name].text
 
 
+# vLLM and transformers say the same of the same pictures, token for token, with the same weights in float32
+
+_FPS = 2.0
+_NUM_TOKENS = 24
+_WINDOWS = [  # of which film, from which second on, how many frames
+    ("bikes", 0.0, 20),
+    ("bikes", 0.33, 19),
+    ("bikes", 0.67, 18),
+    ("bikes", 1.0, 17),
+    ("bikes", 1.37, 16),
+    ("bunny", 0.0, 20),
+    ("bunny", 0.7, 21),
+    ("bunny", 1.4, 22),
+    ("bunny", 2.1, 23),
+    ("bunny", 2.8, 24),
+]
+_FILM_SIZE = 160, 96
+
+Film = tuple[NDArray[np.uint8], NDArray[np.float64]]
+
+
+@pytest.fixture(scope="module")
+def films() -> dict[str, Film]:
+    """All frames of two films, small, and their times in seconds."""
+    paths = {"bikes": footage("bikes.mp4"), "bunny": small_footage("big_buck_bunny_1.mp4")}
+    return {name: _film(path) for name, path in paths.items()}
+
+
+def _film(path: Path) -> Film:
+    width, height = _FILM_SIZE
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+    times_s = np.array([frame.time for frame in frames], dtype=np.float64)
+    return np.stack([frame.to_ndarray(format="rgb24", width=width, height=height) for frame in frames]), times_s
+
+
+def _windows(films: dict[str, Film], width: int, height: int) -> list[CaptionRequest]:
+    """Frames twice a second, each the last one that is shown by then, with their true times."""
+    requests = []
+    for number, (name, start_s, num_frames) in enumerate(_WINDOWS):
+        frames, times_s = films[name]
+        shown = np.searchsorted(times_s, times_s[0] + start_s + np.arange(num_frames) / _FPS + 1e-6) - 1
+        text = f"Describe what is seen in part {number}."
+        of_window = times_s[shown] - times_s[shown[0]]
+        requests.append(CaptionRequest(str(number), text, frames[shown, :height, :width], of_window, _NUM_TOKENS))
+    return requests
+
+
+def _texts() -> list[CaptionRequest]:
+    caption = "A person walks a dog past a red car, and the camera follows."
+    return [
+        CaptionRequest(str(number), f"Improve this: {caption * number} And {number}.", max_output_tokens=_NUM_TOKENS)
+        for number in range(10)
+    ]
+
+
+def _all_answers(engine: CaptionEngine, requests: Sequence[CaptionRequest]) -> list[CaptionReply]:
+    for request in requests:
+        engine.add(request)
+    return sorted(_finish(engine, len(requests)).values(), key=lambda reply: int(reply.id))
+
+
+@pytest.mark.parametrize(
+    ("family", "fixture", "size"),
+    [
+        pytest.param("qwen2.5-vl", "tiny_qwen_vl", (140, 84), id="Qwen2.5-VL"),
+        pytest.param("qwen3-vl", "tiny_qwen3_vl", (160, 96), id="Qwen3-VL"),
+        pytest.param("qwen-lm", "tiny_qwen_lm", None, id="text"),
+    ],
+)
+def test_transformers_says_the_same(
+    family: str,
+    fixture: str,
+    size: tuple[int, int] | None,
+    start: Start,
+    films: dict[str, Film],
+    request: pytest.FixtureRequest,
+) -> None:
+    weights: Path = request.getfixturevalue(fixture)
+    requests = _windows(films, *size) if size is not None else _texts()
+    assert all(asked.frames is None or 16 <= len(asked.frames) <= 24 for asked in requests)
+    sampling = SamplingRules(temperature=0, top_p=1, repetition_penalty=1.05)
+    by_vllm = _all_answers(start(_settings(weights, family, sampling=sampling, disable_mmcache=True)), requests)
+    in_float32 = (("dtype", "float32"),)
+    transformers = TransformersEngine(_settings(weights, family, sampling=sampling, extra=in_float32, batch_size=4))
+    assert _all_answers(transformers, requests) == by_vllm
+    assert all(a.token_ids != b.token_ids for a, b in itertools.combinations(by_vllm, 2))
+    transformers.close()
+
+
 @pytest.mark.usefixtures("own_process")
 def test_an_engine_that_is_killed_costs_its_requests_and_the_next_one_works(tiny_qwen_lm: Path) -> None:
     settings = _settings(tiny_qwen_lm, "qwen-lm")
@@ -294,7 +396,8 @@ def test_an_engine_that_is_killed_costs_its_requests_and_the_next_one_works(tiny
         killed.add(CaptionRequest("late", "hello"))
     _close(killed)
 
-    following = VllmEngine(settings)
+    # as on one GPU: without a third process for the model, which vLLM's CPU engine has by default
+    following = VllmEngine(_settings(tiny_qwen_lm, "qwen-lm", extra=(*_ARGUMENTS, _ONE_PROCESS)))
     assert _answers(following, [CaptionRequest("a", "hello", max_output_tokens=3)])["a"].output_tokens == 3
     _die_at_work(following, following.kill, "it was killed")
     _close(following)

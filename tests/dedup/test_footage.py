@@ -11,7 +11,7 @@ import pytest
 
 from jobs import exits
 from tests.footage import footage, small_footage
-from tests.local_runs import clipmill, write_config
+from tests.local_runs import clipmill, clipmill_here, write_config
 from tests.patience import PATIENCE_S
 
 # cosines of copies were 0.954 to 0.999 with this embedder, those of different shots up to 0.86
@@ -67,7 +67,7 @@ def shots(run: Path) -> dict[str, tuple[str, float]]:
 
 
 def test_of_each_shot_one_copy_is_kept(run: Path) -> None:
-    found = clipmill("dedup", str(run / "run"), "--eps", str(EPS))
+    found = clipmill_here("dedup", str(run / "run"), "--eps", str(EPS))
     assert found.returncode == exits.DONE, found.stderr
     table = pq.read_table(run / "out/enl0_embd_duplicates/duplicates.parquet")
     kept_as = dict(zip(table["id"].to_pylist(), table["max_id"].to_pylist(), strict=True))

@@ -32,7 +32,7 @@ from tests.embedding.tiny_cosmos import (
     require_transformers,
     write_cosmos_embed1,
 )
-from tests.footage import MEDIA
+from tests.footage import small_footage
 from tests.splitting import Alone, one_clip, splitting, task_of
 from tests.synthetic import make_video, read_number
 
@@ -84,7 +84,7 @@ def test_frames_are_spread_over_the_clip(tmp_path: Path) -> None:
 
 
 def test_one_decode_gives_the_frames_that_a_clip_gives_alone() -> None:
-    source = MEDIA / "big_buck_bunny_1.mp4"
+    source = small_footage("big_buck_bunny_1.mp4")
     stage = CosmosEmbed1FrameCreationStage("none", "224p")
     made = [
         clip
@@ -320,7 +320,7 @@ def test_frames_and_vectors_come_out_of_one_pipeline(model_dir: Path) -> None:
     pipeline = splitting(clip_len_s=3.0, preset="ultrafast")
     pipeline.add_stage(CosmosEmbed1FrameCreationStage(str(model_dir), "224p"))
     pipeline.add_stage(CosmosEmbed1EmbeddingStage(str(model_dir), "224p"))
-    tasks = pipeline.run([task_of(MEDIA / "big_buck_bunny_1.mp4"), task_of(MEDIA / "big_buck_bunny_2.mp4")])
+    tasks = pipeline.run([task_of(small_footage(f"big_buck_bunny_{k}.mp4")) for k in (1, 2)])
     clips = [clip for task in tasks for clip in task.data.clips]
     assert len(clips) > 2
     assert [clip.errors for clip in clips] == [{}] * len(clips)

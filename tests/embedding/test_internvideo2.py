@@ -31,7 +31,7 @@ from tests.embedding.tiny_internvideo2 import (
     write_vocabulary,
     write_weights,
 )
-from tests.footage import MEDIA, footage
+from tests.footage import MEDIA, footage, small_footage
 from tests.splitting import clips_of, splitting, task_of
 from tests.synthetic import make_video, read_number
 
@@ -132,7 +132,9 @@ def test_real_footage_goes_through_a_whole_pipeline(source: str, model_dir: Path
 
 def test_a_clip_alone_has_the_vector_that_it_has_in_a_run(model_dir: Path) -> None:
     pipeline = splitting(clip_len_s=2.0, preset="ultrafast").add_stage(InternVideo2FrameCreationStage())
-    (clip, *_) = (clip for task in pipeline.run([task_of(MEDIA / "big_buck_bunny_1.mp4")]) for clip in task.data.clips)
+    (clip, *_) = (
+        clip for task in pipeline.run([task_of(small_footage("big_buck_bunny_1.mp4"))]) for clip in task.data.clips
+    )
     bare = Clip(clip.uuid, clip.source_video, clip.span, buffer=clip.buffer)
     Pipeline("frames").add_stage(InternVideo2FrameCreationStage()).run([task_with(bare)])
     embedding_stage(model_dir).process_batch([task_with(clip), task_with(bare)])

@@ -19,7 +19,7 @@ from jobs.slurm_attempt import SlurmAttempt
 from jobs.slurm_submitter import SlurmSubmitter
 from jobs.status import run_status
 from jobs.submission import SubmittedJob
-from tests.local_runs import clipmill, config_of, digests, make_videos, record_path, write_config
+from tests.local_runs import config_of, digests, make_videos, record_path, run_here, write_config
 
 BROKEN = ("v0.mp4", "v3.mp4")  # one unreadable, one empty
 
@@ -79,18 +79,18 @@ def test_what_failed_for_a_reason_that_is_gone_is_done_and_all_else_stays_as_it_
     raw = broken_videos(tmp_path / "raw")
     whole = make_videos(tmp_path / "whole", 5, num_frames=30)
     config = write_config(tmp_path, raw, plan={"num_shards": 2})
-    assert clipmill("run", str(config)).returncode == 0
+    assert run_here("run", str(config)).returncode == 0
     before = digests(tmp_path / "out")
     (raw / BROKEN[0]).write_bytes((whole / BROKEN[0]).read_bytes())
 
-    assert clipmill("resume", str(config)).returncode == 0
+    assert run_here("resume", str(config)).returncode == 0
     assert digests(tmp_path / "out") == before  # nobody asked for it
-    assert clipmill("resume", str(config), "--failed", "unreadable").returncode == 0
+    assert run_here("resume", str(config), "--failed", "unreadable").returncode == 0
 
     run = RunDir(tmp_path / "run")
     assert ids_of(run, run.attempts()[-1]) == [BROKEN[0]]
     fresh = write_config(tmp_path / "fresh", raw)
-    assert clipmill("run", str(fresh)).returncode == 0
+    assert run_here("run", str(fresh)).returncode == 0
     assert digests(tmp_path / "out") == digests(tmp_path / "fresh" / "out")
     status = run_status(run)
     assert (status.num_done, status.num_failed, status.failures) == (4, 1, {"empty_file": 1})

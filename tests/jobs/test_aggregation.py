@@ -24,7 +24,7 @@ from jobs.manifest import ManifestVideo, write_manifest
 from jobs.planner import PlannedVideo, Shard
 from jobs.planning import plan_run
 from jobs.rundir import RunDir
-from tests.local_runs import config_of, digests, make_videos, planned, record_path, work
+from tests.local_runs import config_of, digests, make_videos, planned, record_path, work_here
 
 TOTALS = {  # docs/rules.md, Records, the totals of Cosmos-Curate
     "num_input_videos",
@@ -83,7 +83,7 @@ def worked(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> tuple[Path, R
     folder = tmp_path_factory.mktemp("worked")
     run = planned(folder, raw, plan={"num_shards": 2}, output_dataset_path=str(folder / "dataset"))
     for shard in (0, 1):
-        code, log = work(run, shard=shard)
+        code, log = work_here(run, shard=shard)
         assert code == exits.DONE, log
     return folder, run
 
@@ -156,7 +156,7 @@ def test_the_order_in_which_shards_end_does_not_matter(worked: tuple[Path, RunDi
     assert aggregate(run) == exits.DONE
     other = planned(tmp_path, raw, plan={"num_shards": 3}, output_dataset_path=str(tmp_path / "dataset"))
     for shard in (2, 0, 1):
-        assert work(other, shard=shard)[0] == exits.DONE
+        assert work_here(other, shard=shard)[0] == exits.DONE
     assert aggregate(other) == exits.DONE
     assert digests(tmp_path / "out") == digests(folder / "out")
     assert digests(tmp_path / "dataset") == digests(folder / "dataset")

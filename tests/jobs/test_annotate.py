@@ -20,7 +20,17 @@ from jobs.config import load_config
 from jobs.planning import plan_run
 from jobs.rundir import RunDir
 from tests.captioning import tiny_models
-from tests.local_runs import clipmill, digests, make_videos, start_worker, videos_of, work, write_config
+from tests.local_runs import (
+    clipmill,
+    clipmill_here,
+    digests,
+    make_videos,
+    run_here,
+    start_worker,
+    videos_of,
+    work,
+    write_config,
+)
 
 WINDOWS = {"window_size": 8, "remainder_threshold": 8}
 IN_VERSION = ("v1/", "metas/v1/")
@@ -50,7 +60,7 @@ def split(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
         "embeddings": {"embedding_algorithm": "efficientnet-lite0"},
         "output_dataset_path": str(folder / "dataset"),
     }
-    done = clipmill("run", str(write_config(folder, raw, **settings)))
+    done = run_here("run", str(write_config(folder, raw, **settings)))
     assert done.returncode == exits.DONE, done.stderr
     return folder
 
@@ -79,7 +89,7 @@ def annotation(folder: Path, name: str = "v1", before: str = "v0", **settings: A
 
 
 def annotated(folder: Path, *arguments: Any, **settings: Any) -> None:
-    done = clipmill("annotate", str(annotation(folder, *arguments, **settings)))
+    done = run_here("annotate", str(annotation(folder, *arguments, **settings)))
     assert done.returncode == exits.DONE, done.stderr
 
 
@@ -190,7 +200,7 @@ def test_captions_that_are_there_can_be_told_anew_without_a_look_at_the_clips(fo
     settings = captions("", generate_captions=False, enhance_captions=True, enhance_captions_max_output_tokens=8)
     del settings["captioning_prompt_text"]
     path = annotation(folder, captions=settings, models={"model_dir": str(models)}, output_dataset_path=None)
-    done = clipmill("annotate", str(path))
+    done = run_here("annotate", str(path))
     assert done.returncode == exits.DONE, done.stderr
     old, new = metas(folder, "v0"), metas(folder, "v1")
     for uuid in old:
@@ -201,11 +211,11 @@ def test_captions_that_are_there_can_be_told_anew_without_a_look_at_the_clips(fo
 
 def test_windows_stay_unless_others_are_asked_for(folder: Path) -> None:
     other: dict[str, Any] = {"windows": {"window_size": 4, "remainder_threshold": 4}}
-    refused = clipmill("annotate", str(annotation(folder, previews={}, **other)))
+    refused = run_here("annotate", str(annotation(folder, previews={}, **other)))
     assert refused.returncode == exits.USAGE
     assert "annotate.rewindow: true makes them anew" in refused.stderr
     path = annotation(folder, previews={}, **other)
-    done = clipmill("annotate", str(path), "--set", "annotate.rewindow=true")
+    done = run_here("annotate", str(path), "--set", "annotate.rewindow=true")
     assert done.returncode == exits.DONE, done.stderr
     for uuid, meta in metas(folder, "v1").items():
         starts = [window["start_frame"] for window in meta["windows"]]
@@ -255,7 +265,7 @@ def test_a_killed_worker_leaves_what_an_undisturbed_one_does(
         assert worker.wait() in (-signal.SIGKILL, exits.DONE)
     code, log = work(run)
     assert code == exits.DONE, log
-    done = clipmill("aggregate", str(run.root))
+    done = clipmill_here("aggregate", str(run.root))
     assert done.returncode == exits.DONE, done.stderr
     assert digests(folder / "out") == digests(other / "out")
 
@@ -285,7 +295,7 @@ def test_a_killed_worker_leaves_what_an_undisturbed_one_does(
 def test_what_cannot_be_annotated_is_told_at_once(folder: Path, settings: dict[str, Any], problem: str) -> None:
     before = digests(folder)
     path = annotation(folder, **settings)
-    done = clipmill("annotate", str(path))
+    done = run_here("annotate", str(path))
     assert done.returncode == exits.USAGE
     assert problem in done.stderr
     path.unlink()
@@ -293,13 +303,14 @@ def test_what_cannot_be_annotated_is_told_at_once(folder: Path, settings: dict[s
 
 
 def test_a_split_run_is_not_taken_for_an_annotation(split: Path) -> None:
-    done = clipmill("annotate", str(split / "config.yaml"))
+    done = run_here("annotate", str(split / "config.yaml"))
     assert done.returncode == exits.USAGE
     assert "annotate.annotation_version: this key is needed" in done.stderr
 
 
 def test_videos_that_failed_are_not_annotated(folder: Path) -> None:
-    annotated(folder, previews={}, output_dataset_path=None)
+    done_by_workers = clipmill("annotate", str(annotation(folder, previews={}, output_dataset_path=None)))
+    assert done_by_workers.returncode == exits.DONE, done_by_workers.stderr
     first, second = (json.loads((folder / f"out/{name}summary.json").read_text()) for name in ("", "v1/"))
     assert (first["num_failed_videos"], second["num_failed_videos"]) == (1, 0)
     done = {video for video, entry in first["videos"].items() if entry["status"] == "done"}
@@ -310,7 +321,7 @@ def test_videos_that_failed_are_not_annotated(folder: Path) -> None:
 def test_captions_of_two_versions_are_shown_side_by_side(recaptioned: Path, tmp_path: Path) -> None:
     folder = recaptioned
     old, new = metas(folder, "v0"), metas(folder, "v1")
-    shown = clipmill("compare", str(folder / "run-v1"), "--versions", "v0", "v1", "--json")
+    shown = clipmill_here("compare", str(folder / "run-v1"), "--versions", "v0", "v1", "--json")
     assert shown.returncode == exits.DONE, shown.stderr
     clips = json.loads(shown.stdout)["clips"]
     assert len({clip["source_video"] for clip in clips}) == len(clips) == 3
@@ -319,14 +330,14 @@ def test_captions_of_two_versions_are_shown_side_by_side(recaptioned: Path, tmp_
             clip["windows"], old[clip["uuid"]]["windows"], new[clip["uuid"]]["windows"], strict=True
         ):
             assert window["captions"] == {"v0": {"qwen": one["qwen_caption"]}, "v1": {"qwen": other["qwen_caption"]}}
-    again = clipmill("compare", str(folder / "out"), "--json")
+    again = clipmill_here("compare", str(folder / "out"), "--json")
     assert json.loads(again.stdout) == json.loads(shown.stdout)
 
     page = tmp_path / "page.html"
     one = clips[0]["uuid"]
-    done = clipmill("compare", str(folder / "out"), "--clip", one, "--html", str(page))
+    done = clipmill_here("compare", str(folder / "out"), "--clip", one, "--html", str(page))
     assert done.returncode == exits.DONE, done.stderr
     assert page.read_text().count("data:image/webp;base64,") == len(old[one]["windows"])
-    missing = clipmill("compare", str(folder / "out"), "--clip", "0ba07dbf-548b-58d7-ab81-a81008382f75")
+    missing = clipmill_here("compare", str(folder / "out"), "--clip", "0ba07dbf-548b-58d7-ab81-a81008382f75")
     assert missing.returncode == exits.USAGE
     assert "has no clip 0ba07dbf" in missing.stderr

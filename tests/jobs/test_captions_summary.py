@@ -22,7 +22,7 @@ from jobs.manifest import ManifestVideo, write_manifest
 from jobs.planner import PlannedVideo, Shard
 from jobs.rundir import RunDir
 from jobs.status import run_status
-from tests.local_runs import config_of, make_videos, planned, work
+from tests.local_runs import config_of, make_videos, planned, work_here
 
 QWEN = {"engine_s": 20.0, "prompt_tokens": 4000, "output_tokens": 500, "num_restarts": 1}
 QWEN_LM = {"engine_s": 4.0, "prompt_tokens": 800, "output_tokens": 600, "num_restarts": 0}
@@ -282,7 +282,7 @@ def caption_outputs(out: Path) -> dict[str, str]:
 def test_one_pass_over_the_clips_makes_the_captions_and_the_dataset(tmp_path: Path) -> None:
     raw = make_videos(tmp_path / "raw", 2)
     run = planned(tmp_path, raw, output_dataset_path=str(tmp_path / "dataset"))
-    assert work(run)[0] == exits.DONE
+    assert work_here(run)[0] == exits.DONE
     expected = caption_outputs(tmp_path / "out")
     assert aggregate(run) == exits.DONE
     found = {

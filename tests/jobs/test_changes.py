@@ -9,7 +9,7 @@ import pytest
 from jobs.changes import DATASET, FOLLOWS, LIMITS, PLACE, RUN, changes_between, consequence, decides, flat_settings
 from jobs.config import ConfigError, RunConfig, load_config
 from jobs.rundir import RunDir, RunDirError
-from tests.local_runs import clipmill, clipmill_here, config_of, digests, make_videos, write_config
+from tests.local_runs import clipmill_here, config_of, digests, make_videos, run_here, write_config
 
 SWITCHES = {"captions.generate_captions", "captions.enhance_captions", "embeddings.generate_embeddings"}
 SWITCHES |= {"previews.generate_previews", "t5.generate_t5"}  # with these off there is nothing of the stage to be made
@@ -115,7 +115,7 @@ def test_larger_limits_concern_what_was_too_large_and_smaller_ones_everything(tm
 
 def run_of(folder: Path, raw: Path, **settings: Any) -> Path:
     config = write_config(folder, raw, **settings)
-    assert clipmill("run", str(config)).returncode == 0
+    assert run_here("run", str(config)).returncode == 0
     return config
 
 
@@ -132,11 +132,11 @@ def test_with_changed_settings_a_run_becomes_what_a_new_one_would_be_and_names_w
     document["split"]["fixed_stride_split_duration"] = 0.7
     other.write_text(json.dumps(document))
 
-    refused = clipmill("submit", str(other))
+    refused = clipmill_here("submit", str(other))
     assert refused.returncode == 2
     assert "clips.crf: 23 -> 30" in refused.stderr
     assert "--config" in refused.stderr
-    resumed = clipmill("resume", str(config), "--config", str(other))
+    resumed = run_here("resume", str(config), "--config", str(other))
     assert resumed.returncode == 0, resumed.stderr
     assert "split.fixed_stride_split_duration: 0.6 -> 0.7" in resumed.stdout
 
@@ -146,10 +146,10 @@ def test_with_changed_settings_a_run_becomes_what_a_new_one_would_be_and_names_w
     assert load_config(fresh).content_hash == RunDir(tmp_path / "run/run").load_config().content_hash
     wanted = digests(tmp_path / "fresh" / "out")
     assert set(wanted) < set(digests(tmp_path / "run" / "out"))
-    for path in clipmill("leftovers", str(config)).stdout.splitlines():
+    for path in clipmill_here("leftovers", str(config)).stdout.splitlines():
         Path(path).unlink()
     assert digests(tmp_path / "run" / "out") == wanted
-    assert clipmill("leftovers", str(config)).stdout == ""
+    assert clipmill_here("leftovers", str(config)).stdout == ""
 
 
 def test_unchanged_settings_change_nothing(tmp_path: Path) -> None:
@@ -157,8 +157,8 @@ def test_unchanged_settings_change_nothing(tmp_path: Path) -> None:
     config = run_of(tmp_path, raw)
     run = RunDir(tmp_path / "run")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.json") if p.name != "summary.json"}
-    assert clipmill("resume", str(config), "--config", str(config)).returncode == 0
-    assert clipmill("resume", str(config), "--set", "slurm.mem_gb=7", "--set", "worker.max_attempts=5").returncode == 0
+    assert run_here("resume", str(config), "--config", str(config)).returncode == 0
+    assert run_here("resume", str(config), "--set", "slurm.mem_gb=7", "--set", "worker.max_attempts=5").returncode == 0
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert all(not list(run.shards(attempt)) for attempt in run.attempts()[1:])
     assert run.load_config().slurm.mem_gb == 7
@@ -167,7 +167,7 @@ def test_unchanged_settings_change_nothing(tmp_path: Path) -> None:
 def test_other_inputs_or_outputs_are_another_run(tmp_path: Path) -> None:
     raw = make_videos(tmp_path / "raw", 1, num_frames=3)
     config = run_of(tmp_path, raw)
-    refused = clipmill("resume", str(config), "--set", f"output_clip_path={tmp_path}/elsewhere")
+    refused = clipmill_here("resume", str(config), "--set", f"output_clip_path={tmp_path}/elsewhere")
     assert refused.returncode == 2
     assert "another run_dir" in refused.stderr
     assert not (tmp_path / "elsewhere").exists()

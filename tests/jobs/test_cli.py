@@ -11,7 +11,17 @@ from curation.errors import Failure, FailureReason
 from jobs import exits
 from jobs.ledger import Lease
 from jobs.rundir import RunDir
-from tests.local_runs import ROOT, clipmill, digests, make_videos, planned, record_path, wait_for, write_config
+from tests.local_runs import (
+    ROOT,
+    clipmill,
+    clipmill_here,
+    digests,
+    make_videos,
+    planned,
+    record_path,
+    wait_for,
+    write_config,
+)
 from tests.patience import PATIENCE_S
 from tests.terminal import Terminal
 
@@ -61,7 +71,7 @@ def test_mistakes_in_a_config_are_listed_with_line_and_key(tmp_path: Path, raw: 
     text = config.read_text() + "limt: 3\nclips:\n  crf: many\n"
     config.write_text(text)
     lines = text.splitlines()
-    answer = clipmill("plan", str(config))
+    answer = clipmill_here("plan", str(config))
     assert answer.returncode == exits.USAGE
     assert answer.stdout == ""
     shown = answer.stderr.splitlines()
@@ -205,7 +215,7 @@ def test_the_version_is_printed(terminal: Terminal) -> None:
 
 
 def test_a_local_run_that_is_terminated_takes_its_workers_with_it(tmp_path: Path) -> None:
-    raw = make_videos(tmp_path / "raw", 2, num_frames=600)
+    raw = make_videos(tmp_path / "raw", 2, num_frames=60)
     config = write_config(tmp_path, raw, clips={"preset": "placebo"})
     run = RunDir(tmp_path / "run")
     command = [sys.executable, "-m", "jobs.cli", "run", str(config)]

@@ -9,7 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import exits
-from tests.local_runs import clipmill, clipmill_here, digests, make_videos, planned, record_path, work, write_config
+from tests.local_runs import (
+    clipmill_here,
+    digests,
+    make_videos,
+    planned,
+    record_path,
+    run_here,
+    work_here,
+    write_config,
+)
 
 SMALL_TARS = "target_tar_size_mb=0.001"
 
@@ -24,7 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> Path:
     """The folder of a run's ``out`` and its ``dataset``; the run folder is gone, and so are the videos' records."""
     folder = tmp_path_factory.mktemp("made")
     settings = {"output_dataset_path": str(folder / "dataset"), "dataset": {"target_tar_size_mb": 0.001}}
-    done = clipmill("run", str(write_config(folder, raw, **settings)))
+    done = run_here("run", str(write_config(folder, raw, **settings)))
     assert done.returncode == exits.DONE, done.stderr
     shutil.rmtree(folder / "run")
     shutil.rmtree(folder / "out" / "processed_videos")
@@ -41,7 +50,7 @@ def test_the_dataset_of_an_output_is_the_one_of_its_run(
     made: Path, expected: dict[str, str], tmp_path: Path, num_workers: str
 ) -> None:
     arguments = [str(made / "out"), str(tmp_path / "d"), "--set", SMALL_TARS, "--num-workers", num_workers]
-    done = clipmill("dataset", "build", *arguments)
+    done = clipmill_here("dataset", "build", *arguments)
     assert done.returncode == exits.DONE, done.stderr
     assert digests(tmp_path / "d") == expected
     report = json.loads((tmp_path / "d/v0/report.json").read_text())
@@ -53,7 +62,7 @@ def test_the_json_of_a_shard_pipeline_builds_the_same(made: Path, expected: dict
     arguments |= {"annotation_version": "v0", "verbose": True, "perf_profile": False}
     path = tmp_path / "shard.json"
     path.write_text(json.dumps({"pipeline": "shard", "args": arguments}))
-    done = clipmill("run", str(path), "--set", f"dataset.{SMALL_TARS}")
+    done = clipmill_here("run", str(path), "--set", f"dataset.{SMALL_TARS}")
     assert done.returncode == exits.DONE, done.stderr
     assert "note: perf_profile has no effect here" in done.stderr
     assert digests(tmp_path / "d") == expected
@@ -65,22 +74,24 @@ def test_a_dataset_that_is_there_is_extended_by_what_is_new(
     arguments: dict[str, Any] = {"input_clip_path": str(made / "out"), "output_dataset_path": str(tmp_path / "d")}
     first = tmp_path / "first.json"
     first.write_text(json.dumps({"pipeline": "shard", "args": arguments | {"limit": 2}}))
-    assert clipmill("run", str(first), "--set", SMALL_TARS).returncode == exits.DONE
+    assert clipmill_here("run", str(first), "--set", SMALL_TARS).returncode == exits.DONE
     tars = {path: path.stat().st_mtime_ns for path in (tmp_path / "d").rglob("*.tar")}
     keys = set(pq.read_table(tmp_path / "d/v0/catalogue.parquet")["key"].to_pylist())
     whole = set(pq.read_table(made / "dataset/v0/catalogue.parquet")["key"].to_pylist())
     assert keys < whole
-    assert clipmill("dataset", "build", str(made / "out"), str(tmp_path / "d"), "--set", SMALL_TARS).returncode == 0
+    assert (
+        clipmill_here("dataset", "build", str(made / "out"), str(tmp_path / "d"), "--set", SMALL_TARS).returncode == 0
+    )
     assert {path: path.stat().st_mtime_ns for path in tars} == tars
     assert set(pq.read_table(tmp_path / "d/v0/catalogue.parquet")["key"].to_pylist()) == whole
 
 
 def test_videos_that_were_not_done_make_it_incomplete(tmp_path: Path, raw: Path) -> None:
     run = planned(tmp_path, raw)
-    assert work(run)[0] == exits.DONE
+    assert work_here(run)[0] == exits.DONE
     record_path(tmp_path, "v0.mp4").unlink()
-    assert clipmill("aggregate", str(run.root)).returncode == exits.INCOMPLETE
-    done = clipmill("dataset", "build", str(tmp_path / "out"), str(tmp_path / "d"))
+    assert clipmill_here("aggregate", str(run.root)).returncode == exits.INCOMPLETE
+    done = clipmill_here("dataset", "build", str(tmp_path / "out"), str(tmp_path / "d"))
     assert done.returncode == exits.INCOMPLETE
     assert "incomplete: 1 videos" in done.stderr
     assert len(list((tmp_path / "d").rglob("*.tar"))) == 2  # one bucket's, a tree of mp4 and one of metas
@@ -96,7 +107,7 @@ def test_videos_that_were_not_done_make_it_incomplete(tmp_path: Path, raw: Path)
 )
 def test_what_is_wrong_is_told_and_nothing_is_made(tmp_path: Path, arguments: list[str], problem: str) -> None:
     (tmp_path / "out").mkdir()
-    done = clipmill("dataset", "build", str(tmp_path / "out"), str(tmp_path / "d"), *arguments)
+    done = clipmill_here("dataset", "build", str(tmp_path / "out"), str(tmp_path / "d"), *arguments)
     assert done.returncode == exits.USAGE
     assert problem in done.stderr
     assert not (tmp_path / "d").exists()
@@ -118,9 +129,9 @@ def test_a_check_tells_a_whole_dataset_from_one_with_another_byte(made: Path, tm
 
 def test_duplicates_are_left_out_with_the_clip_that_is_kept(tmp_path: Path, raw: Path) -> None:
     embeddings = {"generate_embeddings": True, "embedding_algorithm": "efficientnet-lite0"}
-    done = clipmill("run", str(write_config(tmp_path, raw, embeddings=embeddings)))
+    done = run_here("run", str(write_config(tmp_path, raw, embeddings=embeddings)))
     assert done.returncode == exits.DONE, done.stderr
-    found = clipmill("dedup", str(tmp_path / "out"), str(tmp_path / "duplicates"), "--eps", "0.5")
+    found = clipmill_here("dedup", str(tmp_path / "out"), str(tmp_path / "duplicates"), "--eps", "0.5")
     assert found.returncode == exits.DONE, found.stderr
     pairs = pq.read_table(tmp_path / "duplicates/duplicates.parquet").to_pylist()
     assert pairs
@@ -128,11 +139,11 @@ def test_duplicates_are_left_out_with_the_clip_that_is_kept(tmp_path: Path, raw:
     arguments |= {"input_semantic_dedup_path": str(tmp_path / "duplicates"), "semantic_dedup_epsilon": 0.01}
     path = tmp_path / "shard.json"
     path.write_text(json.dumps({"pipeline": "shard", "args": arguments}))
-    refused = clipmill("run", str(path))
+    refused = clipmill_here("run", str(path))
     assert refused.returncode == exits.USAGE
     assert "clipmill dedup --eps 0.01" in refused.stderr
     path.write_text(json.dumps({"pipeline": "shard", "args": arguments | {"semantic_dedup_epsilon": 0.5}}))
-    built = clipmill("run", str(path))
+    built = clipmill_here("run", str(path))
     assert built.returncode == exits.DONE, built.stderr
     left_out = pq.read_table(tmp_path / "d/v0/left_out.parquet").to_pylist()
     assert {(each["clip_uuid"], each["reason"]) for each in left_out} == {

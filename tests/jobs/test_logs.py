@@ -12,7 +12,7 @@ from jobs.ledger import Lease, ShardLog
 from jobs.logs import first_errors, log_files
 from jobs.planning import plan_run
 from jobs.rundir import RunDir, write_json
-from tests.local_runs import clipmill, config_of, make_videos, write_config
+from tests.local_runs import clipmill, clipmill_here, config_of, make_videos, write_config
 
 LOG_NAMES = {
     "local": "shard-{shard:05d}.log",
@@ -182,14 +182,14 @@ def test_logs_of_a_run_on_this_machine_name_file_and_line(tmp_path: Path) -> Non
     (raw / "v0.mp4").write_text("no video")
     config = write_config(tmp_path, raw)
     assert clipmill("run", str(config)).returncode == 0
-    shown = clipmill("logs", str(config), "--first-error")
+    shown = clipmill_here("logs", str(config), "--first-error")
     assert shown.returncode == 0
     first, where = shown.stdout.splitlines()
     assert first.startswith("video failed (unreadable): 1; the first: v0.mp4: can't open it as media")
     log = tmp_path / "run/logs/attempt-001/shard-00000.log"
     assert re.fullmatch(rf"  shard 0, {re.escape(str(log))}:(\d+)", where)
     assert "video=v0.mp4" in log.read_text().splitlines()[int(where.rpartition(":")[2]) - 1]
-    assert "log: " in clipmill("logs", str(config)).stdout
-    assert json.loads(clipmill("status", str(config), "--json").stdout)["retry_commands"] == {
+    assert "log: " in clipmill_here("logs", str(config)).stdout
+    assert json.loads(clipmill_here("status", str(config), "--json").stdout)["retry_commands"] == {
         "unreadable": f"clipmill resume {tmp_path}/run --failed unreadable"
     }

@@ -16,7 +16,7 @@ from jobs.packing import run_packing
 from jobs.packing_plan import PackingPlan, pack_lease
 from jobs.rundir import RunDir
 from jobs.status import run_status
-from tests.local_runs import ROOT, clipmill, digests, make_videos, planned, work, write_config
+from tests.local_runs import ROOT, clipmill_here, digests, make_videos, planned, run_here, work_here, write_config
 from tests.patience import PATIENCE_S
 
 ONE_CLIP_A_TAR = {"target_tar_size_mb": 0.001}
@@ -33,7 +33,7 @@ def worked(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> RunDir:
     """A run whose videos were all worked on, and nothing was aggregated."""
     folder = tmp_path_factory.mktemp("worked")
     run = planned(folder, raw, output_dataset_path=str(folder / "dataset"), dataset=ONE_CLIP_A_TAR)
-    assert work(run)[0] == exits.DONE
+    assert work_here(run)[0] == exits.DONE
     return run
 
 
@@ -175,7 +175,7 @@ def test_a_finish_that_died_before_its_report_is_done_again(run: RunDir) -> None
 
 def test_videos_without_a_record_make_a_published_dataset_incomplete(tmp_path: Path, raw: Path) -> None:
     run = planned(tmp_path, raw, plan={"num_shards": 2}, output_dataset_path=str(tmp_path / "dataset"))
-    assert work(run, shard=1)[0] == exits.DONE
+    assert work_here(run, shard=1)[0] == exits.DONE
     assert aggregate(run, num_pack_tasks=2) == exits.INCOMPLETE
     assert [run_packing(str(run.root), task) for task in (0, 1)] == [exits.DONE] * 2
     assert run_packing(str(run.root), None) == exits.INCOMPLETE
@@ -190,20 +190,20 @@ def test_status_tells_how_far_packing_is(run: RunDir) -> None:
     lease = pack_lease(run, run.load_config(), 2)
     assert lease.acquire()
     assert run_status(run).packing == {"num_tasks": NUM_TASKS, "num_ended": 1, "num_running": 1}
-    shown = clipmill("status", str(run.root))
+    shown = clipmill_here("status", str(run.root))
     assert "packing the dataset: 1 of 3 tasks have ended, 1 are at work" in shown.stdout
     lease.release()
 
 
-@pytest.mark.parametrize("cluster", ["local", "debug"])
-def test_a_run_on_this_machine_packs_in_tasks_too(
-    expected: dict[str, str], tmp_path: Path, raw: Path, cluster: str
-) -> None:
-    settings = {"aggregate": {"num_tasks": NUM_TASKS}, "local": {"parallel_shards": 2}, "cluster": cluster}
+def test_a_run_in_one_process_packs_in_tasks_too(expected: dict[str, str], tmp_path: Path, raw: Path) -> None:
     config = write_config(
-        tmp_path, raw, output_dataset_path=str(tmp_path / "dataset"), dataset=ONE_CLIP_A_TAR, **settings
+        tmp_path,
+        raw,
+        output_dataset_path=str(tmp_path / "dataset"),
+        dataset=ONE_CLIP_A_TAR,
+        aggregate={"num_tasks": NUM_TASKS},
     )
-    done = clipmill("submit", str(config))
+    done = run_here("submit", str(config))
     assert done.returncode == exits.DONE, done.stderr
     assert "windows packed, 0 left out" in done.stdout
     assert digests(tmp_path / "dataset") == expected
@@ -230,6 +230,7 @@ def test_a_packer_that_is_killed_on_this_machine_is_started_again(
         output_dataset_path=str(tmp_path / "dataset"),
         dataset=ONE_CLIP_A_TAR,
         aggregate={"num_tasks": NUM_TASKS},
+        local={"parallel_shards": 2},
     )
     starts = tmp_path / "starts"
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'hook'}:{ROOT}", "STARTS": str(starts)}
@@ -240,4 +241,5 @@ def test_a_packer_that_is_killed_on_this_machine_is_started_again(
     assert done.returncode == exits.DONE, done.stderr
     assert starts.read_text() == "xx"
     assert "event=packer_ended task=1 by=SIGKILL again=True" in done.stderr
+    assert "windows packed, 0 left out" in done.stdout
     assert digests(tmp_path / "dataset") == expected

@@ -1,4 +1,4 @@
-"""Long videos in parts, through real workers: the output is that of videos that are processed at once."""
+"""Long videos in parts, through workers: the output is that of videos that are processed at once."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from jobs.planning import plan_run
 from jobs.rundir import RunDir
 from jobs.status import run_status
 from jobs.unfinished import replan
-from tests.local_runs import config_of, digests, events, planned, record_path, videos_of, work
+from tests.local_runs import config_of, digests, events, planned, record_path, videos_of, work_here
 from tests.synthetic import make_video
 
 COUNT = 3
@@ -34,7 +34,7 @@ def whole(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]
     """What a run gives that splits nothing."""
     folder = tmp_path_factory.mktemp("whole")
     run = planned(folder, raw, **settings(max_part_gb=None))
-    assert work(run)[0] == 0
+    assert work_here(run)[0] == 0
     return outputs(folder)
 
 
@@ -77,7 +77,7 @@ def test_parts_in_shards_of_their_own_give_the_output_of_whole_videos(
     run = in_three(tmp_path, raw)
     for shard in reversed(range(4)):
         assert not record_path(tmp_path, "long.mp4").exists()
-        assert work(run, shard=shard)[0] == 0
+        assert work_here(run, shard=shard)[0] == 0
     assert outputs(tmp_path) == whole
     assert [path for path in Path(parts_path(run, run.load_config())).rglob("*") if path.is_file()] == []
     status = run_status(run)
@@ -89,22 +89,22 @@ def test_parts_in_one_worker_at_once_give_the_output_of_whole_videos(
     raw: Path, whole: dict[str, str], tmp_path: Path
 ) -> None:
     run = in_three(tmp_path, raw, num_shards=1, videos_at_once=3)
-    assert work(run)[0] == 0
+    assert work_here(run)[0] == 0
     assert outputs(tmp_path) == whole
 
 
 def test_a_resume_takes_the_parts_that_are_missing(raw: Path, whole: dict[str, str], tmp_path: Path) -> None:
     run = in_three(tmp_path, raw)
     first, second, third = shards_of_parts(run)
-    assert work(run, shard=second)[0] == 0
+    assert work_here(run, shard=second)[0] == 0
     shards, _ = replan(run, run.load_config())
     left = sorted(video.part for shard in shards for video in shard.videos if video.num_parts > 1)
     assert left == [0, 2]
     run.write_shards(2, shards)
     for shard in shards:
-        assert work(run, shard=shard.index, attempt=2)[0] == 0
+        assert work_here(run, shard=shard.index, attempt=2)[0] == 0
     assert outputs(tmp_path) == whole
-    assert work(run, shard=first)[0] == work(run, shard=third)[0] == 0  # superseded: nothing is done again
+    assert work_here(run, shard=first)[0] == work_here(run, shard=third)[0] == 0  # superseded: nothing is done again
     assert videos_of(run, "begin", first) == videos_of(run, "begin", third) == []
 
 
@@ -115,7 +115,7 @@ def test_parts_whose_worker_died_before_it_joined_them_are_joined_by_the_next(
     *before, last = shards_of_parts(run)
     for each, shards in ((run, before), (other, [last])):
         for shard in shards:
-            assert work(each, shard=shard)[0] == 0
+            assert work_here(each, shard=shard)[0] == 0
     # all parts are done, and nobody has joined them
     for name in ("out", "run/parts"):
         shutil.copytree(tmp_path / "b" / name, tmp_path / "a" / name, dirs_exist_ok=True)
@@ -123,7 +123,7 @@ def test_parts_whose_worker_died_before_it_joined_them_are_joined_by_the_next(
     assert [video.part for shard in planned_again for video in shard.videos if video.num_parts > 1] == [COUNT - 1]
     run.write_shards(2, planned_again)
     for shard_again in planned_again:
-        assert work(run, shard=shard_again.index, attempt=2)[0] == 0
+        assert work_here(run, shard=shard_again.index, attempt=2)[0] == 0
     assert outputs(tmp_path / "a") == whole
 
 
@@ -133,10 +133,10 @@ def test_a_video_that_can_not_be_done_in_parts_is_done_whole_by_one_worker(tmp_p
     make_video(raw / "long.mp4", num_frames=240, width=96, height=64, options={"g": "300"})  # one IDR
     make_video(raw / "short.mp4", num_frames=40, width=96, height=64)
     whole = planned(tmp_path / "whole", raw, **settings(max_part_gb=None))
-    assert work(whole)[0] == 0
+    assert work_here(whole)[0] == 0
     run = in_three(tmp_path / "split", raw)
     for shard in range(4):
-        assert work(run, shard=shard)[0] == 0
+        assert work_here(run, shard=shard)[0] == 0
     assert outputs(tmp_path / "split") == outputs(tmp_path / "whole")
     assert sum(videos_of(run, "done", shard).count("long.mp4") for shard in range(4)) == 1
     assert sum(len(videos_of(run, "begin", shard)) for shard in range(4)) == 3  # a part, all of it, the short one
@@ -148,10 +148,10 @@ def test_a_part_that_fails_fails_its_video_once_and_nothing_of_it_stays(raw: Pat
     shutil.copytree(raw, folder)
     run = in_three(tmp_path, folder)
     first, second, third = shards_of_parts(run)
-    assert work(run, shard=second)[0] == 0
+    assert work_here(run, shard=second)[0] == 0
     assert list((tmp_path / "out" / "clips").glob("*.mp4"))
     (folder / "long.mp4").write_bytes(b"no video")
-    assert work(run, shard=first)[0] == work(run, shard=third)[0] == 0
+    assert work_here(run, shard=first)[0] == work_here(run, shard=third)[0] == 0
     record = json.loads(record_path(tmp_path, "long.mp4").read_bytes())
     assert (record["status"], record["failure"]["reason"]) == ("failed", "unreadable")
     assert list((tmp_path / "out" / "clips").glob("*.mp4")) == []

@@ -21,7 +21,7 @@ from jobs.packing import run_packing
 from jobs.report_counting import found_report
 from jobs.report_document import report_document, try_page
 from jobs.rundir import RunDir, write_json
-from tests.local_runs import clipmill, digests, events, make_videos, planned, work
+from tests.local_runs import clipmill_here, digests, events, make_videos, planned, work_here
 from tests.s3.outputs import new_root, s3_config
 from tests.s3.server import S3Server
 
@@ -54,7 +54,7 @@ def half(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> tuple[RunDir, d
     folder = tmp_path_factory.mktemp("half")
     filters = {"motion_filter": "enable", "motion_per_patch_min_256_threshold": 0}
     run = planned(folder, raw, plan={"num_shards": 2}, output_dataset_path=str(folder / "dataset"), filters=filters)
-    assert work(run, shard=0)[0] == exits.DONE
+    assert work_here(run, shard=0)[0] == exits.DONE
     before = digests(folder)
     found = found_report(run)
     assert digests(folder) == before, "only the aggregation writes"
@@ -65,7 +65,7 @@ def half(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> tuple[RunDir, d
 def whole(half: tuple[RunDir, dict[str, Any], dict[str, str]]) -> RunDir:
     """The same run, with the second shard, and aggregated."""
     run = half[0]
-    assert work(run, shard=1)[0] == exits.DONE
+    assert work_here(run, shard=1)[0] == exits.DONE
     assert aggregate(run) == exits.DONE
     return run
 
@@ -244,7 +244,7 @@ def test_a_page_that_can_not_be_made_is_no_fault_of_the_run(whole: RunDir, caplo
     try_page(whole, json.loads(report))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert whole.report_path.read_bytes() == report
-    shown = clipmill("report", str(whole.root))
+    shown = clipmill_here("report", str(whole.root))
     assert shown.returncode == exits.FAILED
     assert "name another place with --html" in shown.stderr
     page.rmdir()
@@ -252,11 +252,11 @@ def test_a_page_that_can_not_be_made_is_no_fault_of_the_run(whole: RunDir, caplo
 
 def test_the_command_writes_the_page_or_prints_what_it_shows(whole: RunDir, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    shown = clipmill("report", str(whole.root), "--html", str(page), "--num-clips", "2")
+    shown = clipmill_here("report", str(whole.root), "--html", str(page), "--num-clips", "2")
     assert shown.returncode == exits.DONE, shown.stderr
     assert shown.stdout == f"wrote {page} (complete)\n"
     assert page.read_text().count("data:image/webp;base64,") == 2
-    printed = clipmill("report", str(whole.root), "--json", "--versions", "v0")
+    printed = clipmill_here("report", str(whole.root), "--json", "--versions", "v0")
     assert json.loads(printed.stdout) == json.loads(json.dumps(document_of(whole, max_preview_mb=0)))
 
 

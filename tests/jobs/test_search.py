@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from jobs import exits
 from tests.captioning.tiny_models import require_transformers
 from tests.embedding import tiny_cosmos
-from tests.footage import MEDIA, footage
-from tests.local_runs import ROOT, clipmill, clipmill_here, make_videos, write_config
+from tests.footage import footage, small_footage
+from tests.local_runs import ROOT, clipmill, clipmill_here, make_videos, run_here, write_config
 
 TEXTS = ["a red car", "a blue dog runs"]
 SHORT = {"fixed_stride_min_clip_length_s": 0.5}
@@ -29,7 +29,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run over real footage, embedded by a model that knows no texts."""
     folder = tmp_path_factory.mktemp("real")
     (folder / "raw").mkdir()
-    for source in (footage("bikes.mp4"), MEDIA / "big_buck_bunny_1.mp4"):
+    for source in (footage("bikes.mp4"), small_footage("big_buck_bunny_1.mp4")):
         shutil.copy(source, folder / "raw")
     return ran(
         folder,
@@ -55,7 +55,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ran(folder: Path, raw: Path, **settings: Any) -> Path:
-    done = clipmill("run", str(write_config(folder, raw, **settings)))
+    done = run_here("run", str(write_config(folder, raw, **settings)))
     assert done.returncode == exits.DONE, done.stderr
     return folder
 
@@ -150,7 +150,7 @@ def test_an_output_without_its_run_takes_the_weights_that_are_set(
 
 def test_other_weights_than_those_of_the_vectors_are_told(texts: Path, tmp_path: Path) -> None:
     tiny_cosmos.write_cosmos_embed1(tmp_path / tiny_cosmos.REPOSITORY, seed=1)
-    done = clipmill("search", str(texts / "run"), TEXTS[0], "--set", f"models.model_dir={tmp_path}")
+    done = clipmill_here("search", str(texts / "run"), TEXTS[0], "--set", f"models.model_dir={tmp_path}")
     assert done.returncode == exits.DONE
     assert "warning: the vectors were made by nvidia/Cosmos-Embed1-224p@local:" in done.stderr
 
@@ -164,7 +164,7 @@ def test_what_is_printed_says_where_a_clip_is_from_and_what_it_shows(texts: Path
     said = json.loads(path.read_text())
     said["windows"][0] |= {"qwen_caption": "A car.", "qwen_lm_enhanced_caption": "A red car [turns] left."}
     path.write_text(json.dumps(said))
-    printed = clipmill("search", str(out), "--like", ids[0]).stdout.splitlines()
+    printed = clipmill_here("search", str(out), "--like", ids[0]).stdout.splitlines()
     start_s, end_s = said["duration_span"]
     source = said["source_video"]
     assert printed[0] == f"  1  {best['cosine']:.4f}  {best['uuid']}  {start_s:.2f} to {end_s:.2f} s of {source}"

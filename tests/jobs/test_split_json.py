@@ -10,7 +10,7 @@ import pytest
 from jobs import exits
 from jobs.config import load_config, read_config
 from tests.captioning import tiny_models
-from tests.local_runs import clipmill, make_videos
+from tests.local_runs import make_videos, run_here
 
 PROMPT = "You are a video caption expert. Please describe this video in two paragraphs: 1. ... 2. ..."
 
@@ -101,14 +101,17 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_models.write_models(tmp_path_factory.mktemp("models"))
 
 
-def test_clips_are_captioned_anew_by_the_recipe_of_the_field_and_keep_their_bytes(tmp_path: Path, models: Path) -> None:
+def test_clips_are_captioned_anew_by_the_recipe_of_the_field_and_keep_their_bytes(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     raw = make_videos(tmp_path / "raw", 2, num_frames=150)
     small = {"model_weights_path": str(models), "captioning_max_output_tokens": 8}
     engine = ["--set", "captions.engine=transformers", "--set", "captions.engine_arguments={dtype: float32}"]
     places = {"input_video_path": str(raw), "output_clip_path": str(tmp_path / "processed/v0")}
     cut = {"splitting_algorithm": "fixed-stride", "fixed_stride_split_duration": 2.5}
     first = written(tmp_path / "first.json", {**FIRST, **places, **cut, **small, "generate_embeddings": False})
-    done = clipmill("run", str(first), *engine, cwd=tmp_path)
+    done = run_here("run", str(first), *engine)
     assert done.returncode == exits.DONE, done.stderr
 
     places = {
@@ -116,7 +119,7 @@ def test_clips_are_captioned_anew_by_the_recipe_of_the_field_and_keep_their_byte
         "output_clip_path": str(tmp_path / "processed/v1"),
     }
     again = written(tmp_path / "again.json", {**AGAIN, **places, **small})
-    done = clipmill("run", str(again), *engine, cwd=tmp_path)
+    done = run_here("run", str(again), *engine)
     assert done.returncode == exits.DONE, done.stderr
     before, after = (
         sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / f"processed/{v}/clips").iterdir())

@@ -23,7 +23,7 @@ from jobs.planner import PlannedVideo, Shard
 from jobs.rates import worked_s
 from jobs.rundir import RunDir, write_json
 from jobs.status import RunStatus, run_status
-from tests.local_runs import ROOT, config_of, make_videos, planned, start_worker, wait_for, work
+from tests.local_runs import ROOT, config_of, make_videos, planned, start_worker, wait_for, work_here
 
 
 def adds_up(status: RunStatus, num_videos: int) -> bool:
@@ -324,7 +324,7 @@ def test_everything_is_in_the_json(tmp_path: Path, no_slurm: Path) -> None:
 
 def test_a_video_whose_worker_died_between_record_and_event_is_counted_after_the_aggregation(tmp_path: Path) -> None:
     run = planned(tmp_path, make_videos(tmp_path / "raw", 3))
-    assert work(run)[0] == exits.DONE
+    assert work_here(run)[0] == exits.DONE
     path = run.shard_state_path(0)
     lines = path.read_text().splitlines(keepends=True)
     lost = next(line for line in lines if '"event": "done"' in line)

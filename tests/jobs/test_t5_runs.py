@@ -15,7 +15,17 @@ from jobs.config import ConfigError
 from jobs.models_needed import missing_weights, named_model, needed_models
 from jobs.stages import build_pipeline
 from tests.captioning import tiny_models
-from tests.local_runs import clipmill, config_of, digests, events, make_videos, planned, work, write_config
+from tests.local_runs import (
+    clipmill_here,
+    config_of,
+    digests,
+    events,
+    make_videos,
+    planned,
+    run_here,
+    work_here,
+    write_config,
+)
 from tests.text import tiny_t5
 
 
@@ -31,11 +41,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_videos(tmp_path_factory.mktemp("raw"), 3)
-
-
-@pytest.fixture(autouse=True)
-def _few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def settings(models: Path, *, captions: dict[str, Any] | None = None, **t5: Any) -> dict[str, Any]:
@@ -64,10 +69,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, models: Path, raw: Path) -> P
     """A worker's output, with enhanced captions."""
     folder = tmp_path_factory.mktemp("made")
     enhanced = {"enhance_captions": True, "enhance_captions_max_output_tokens": 8}
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("OMP_NUM_THREADS", "1")
-        run = planned(folder, raw, **settings(models, captions=enhanced))
-        code, log = work(run)
+    run = planned(folder, raw, **settings(models, captions=enhanced))
+    code, log = work_here(run)
     assert code == exits.DONE, log
     (ended,) = [each for each in events(run) if each["event"] == "end"]
     counted = ended["text_vectors"]["t5_xxl"]
@@ -103,25 +106,25 @@ def test_settings_that_the_run_had_before_leave_their_vectors_to_be_named(
 ) -> None:
     """Turned off, they are left over; turned on again with other settings, all is as in a run that always had them."""
     config = write_config(tmp_path, raw, **settings(models))
-    assert clipmill("run", str(config)).returncode == exits.DONE
+    assert run_here("run", str(config)).returncode == exits.DONE
     vectors = {str(path) for path in (tmp_path / "out").rglob("*.npy")}
     assert len(vectors) == 3
-    resumed = clipmill("resume", str(config), "--set", "t5.generate_t5=false")
+    resumed = run_here("resume", str(config), "--set", "t5.generate_t5=false")
     assert resumed.returncode == exits.DONE, resumed.stderr
     assert "t5.generate_t5: True -> False" in resumed.stdout
-    assert set(clipmill("leftovers", str(config)).stdout.splitlines()) == vectors
+    assert set(clipmill_here("leftovers", str(config)).stdout.splitlines()) == vectors
     assert not any("t5" in entry for entry in entries(tmp_path / "out"))
 
-    assert clipmill("resume", str(config), "--set", "t5.max_tokens=5", "--set", "t5.generate_t5=true").returncode == 0
+    assert run_here("resume", str(config), "--set", "t5.max_tokens=5", "--set", "t5.generate_t5=true").returncode == 0
     assert max(rows[1] for entry in entries(tmp_path / "out") for rows in entry["t5"]["v0"]["rows"]) == 5
     other = write_config(tmp_path / "other", raw, **settings(models, max_tokens=5))
-    assert clipmill("run", str(other)).returncode == exits.DONE
+    assert run_here("run", str(other)).returncode == exits.DONE
     assert digests(tmp_path / "out") == digests(tmp_path / "other/out")
 
 
 def test_missing_weights_are_an_error_of_the_plan_with_the_command_that_mends_it(raw: Path, tmp_path: Path) -> None:
     given = settings(tmp_path / "nothing")
-    done = clipmill("plan", str(write_config(tmp_path, raw, **given)))
+    done = clipmill_here("plan", str(write_config(tmp_path, raw, **given)))
     assert done.returncode == exits.USAGE
     assert f"clipmill models pull --model google-t5/t5-11b --model-dir {tmp_path}/nothing" in done.stderr
 

@@ -21,7 +21,7 @@ from curation.pipeline.sandbox import DecodeSandbox, _Watch
 from curation.preview.preview import PreviewStage
 from curation.video.probe import SourceLimits
 from tests.faulty_stages import MIB, Adding, Asking, Carrying, Chunks, Faulty, LeavesBehind
-from tests.footage import MEDIA
+from tests.footage import small_footage
 from tests.synthetic import make_video
 from tests.video.test_limits import make_black
 
@@ -193,7 +193,11 @@ def what_is_known_of(task: VideoTask) -> list[object]:
 
 def test_real_videos_are_the_same_with_children_and_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"not a video")
-    paths = [MEDIA / "big_buck_bunny_1.mp4", tmp_path / "broken.mp4", make_video(tmp_path / "b.mp4", num_frames=100)]
+    paths = [
+        small_footage("big_buck_bunny_1.mp4"),
+        tmp_path / "broken.mp4",
+        make_video(tmp_path / "b.mp4", num_frames=100),
+    ]
 
     def outcome(sandbox: DecodeSandbox | None) -> tuple[list[object], Pipeline]:
         pipeline = Pipeline("p", sandbox=sandbox).add_stage(VideoReaderStage())

@@ -12,7 +12,7 @@ import pytest
 
 from jobs import exits
 from jobs.rundir import RunDir
-from tests.local_runs import digests, events, planned, start_worker, videos_of, wait_for, work
+from tests.local_runs import digests, events, planned, start_worker, videos_of, wait_for, work, work_here
 from tests.patience import PATIENCE_S
 from tests.s3.proxy import Fault, Proxy
 from tests.s3.server import BUCKET, S3Server
@@ -82,7 +82,7 @@ def outputs(folder: Path, root: Path | str) -> dict[str, str]:
 def local(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> dict[str, str]:
     """What a run makes of the videos in the folder."""
     folder = tmp_path_factory.mktemp("local")
-    code, log = work(planned(folder, raw))
+    code, log = work_here(planned(folder, raw))
     assert code == exits.DONE, log
     return outputs(folder, raw)
 
@@ -91,7 +91,7 @@ def test_input_on_s3_gives_what_a_folder_gives_with_one_request_for_each_source(
     tmp_path: Path, s3_env: S3Server, raw: Path, prefix: str, local: dict[str, str]
 ) -> None:
     run = planned(tmp_path, Path(), input_video_path=prefix, **s3_settings(s3_env.endpoint_url, tmp_path))
-    code, log = work(run)
+    code, log = work_here(run)
     assert code == exits.DONE, log
     assert outputs(tmp_path, prefix) == local
     assert requests_of(run) == {"GetObject": len(ODD_NAMES)}
@@ -103,7 +103,7 @@ def test_what_does_not_fit_scratch_is_read_where_it_lies(
 ) -> None:
     settings = s3_settings(s3_env.endpoint_url, tmp_path, scratch_max_gb=0.0)
     run = planned(tmp_path, Path(), input_video_path=prefix, **settings)
-    code, log = work(run)
+    code, log = work_here(run)
     assert code == exits.DONE, log
     assert log.count("event=streamed") == len(ODD_NAMES)
     assert outputs(tmp_path, prefix) == local
@@ -126,10 +126,10 @@ def test_a_source_of_several_parts_is_read_once(
     tmp_path: Path, s3_env: S3Server, large: tuple[Path, str], max_gb: float | None
 ) -> None:
     folder, uri = large
-    assert work(planned(tmp_path / "local", folder))[0] == exits.DONE
+    assert work_here(planned(tmp_path / "local", folder))[0] == exits.DONE
     settings = s3_settings(s3_env.endpoint_url, tmp_path, scratch_max_gb=max_gb)
     run = planned(tmp_path / "s3", Path(), input_video_path=uri, **settings)
-    code, log = work(run)
+    code, log = work_here(run)
     assert code == exits.DONE, log
     assert outputs(tmp_path / "s3", uri) == outputs(tmp_path / "local", folder)
     sizes = [path.stat().st_size for path in folder.iterdir()]
@@ -152,7 +152,7 @@ def test_parts_of_a_video_on_s3_are_those_of_the_file(
         (tmp_path / "s3", uri, s3_settings(s3_env.endpoint_url, tmp_path)),
     ):
         run = planned(folder, Path(), input_video_path=str(source), plan=plan, **settings)
-        codes = [work(run, shard=shard) for shard in range(3)]
+        codes = [work_here(run, shard=shard) for shard in range(3)]
         assert [code for code, _ in codes] == [exits.DONE] * 3, codes
         assert not [log for _, log in codes if "not_in_parts" in log]
     assert outputs(tmp_path / "s3", uri) == outputs(tmp_path / "local", raw)
@@ -169,7 +169,7 @@ def test_a_manifest_on_s3_may_name_objects_and_files(tmp_path: Path, s3_env: S3S
     s3_env.client().put_object(Bucket=BUCKET, Key="lists/a b.jsonl", Body=body.encode())
     settings = s3_settings(s3_env.endpoint_url, tmp_path)
     run = planned(tmp_path, Path(), input_video_path=None, manifest=f"s3://{BUCKET}/lists/a b.jsonl", **settings)
-    code, log = work(run)
+    code, log = work_here(run)
     assert code == exits.DONE, log
     assert sorted(videos_of(run, "done")) == ["far", "near", "part"]
     [failed] = [each for each in events(run) if each["event"] == "failed"]

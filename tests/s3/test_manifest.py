@@ -13,7 +13,7 @@ from jobs.manifest import MAX_ID_BYTES, MAX_ID_SEGMENT_BYTES, ManifestVideo
 from jobs.manifest_copy import copy_manifest, read_manifest
 from jobs.manifest_rows import ManifestError
 from jobs.manifest_s3 import fitting_id
-from tests.local_runs import clipmill, write_config
+from tests.local_runs import clipmill_here, write_config
 from tests.s3.conftest import Counted
 from tests.s3.proxy import Fault, Proxy
 from tests.s3.server import BUCKET, S3Server
@@ -115,7 +115,7 @@ def test_a_fitting_id_is_an_id(segments: list[str]) -> None:
 def test_the_plan_says_what_to_mend(tmp_path: Path, s3_env: S3Server, settings: dict[str, object], told: str) -> None:
     put(s3_env, "plan", "a.mp4")
     settings = {"s3": {"endpoint_url": s3_env.endpoint_url}, "input_video_path": f"s3://{BUCKET}/plan", **settings}
-    found = clipmill("plan", str(write_config(tmp_path, Path(), **settings)))
+    found = clipmill_here("plan", str(write_config(tmp_path, Path(), **settings)))
     assert found.returncode == exits.USAGE, found.stdout + found.stderr
     assert told in " ".join((found.stdout + found.stderr).split())
 
@@ -124,7 +124,7 @@ def test_a_refusal_is_told_by_the_plan(tmp_path: Path, s3_env: S3Server, proxy: 
     put(s3_env, "denied", "a.mp4")
     proxy.fail(Fault("answer", 403, b"<Error><Code>AccessDenied</Code></Error>"), times=9)
     settings = {"s3": {"endpoint_url": proxy.endpoint_url}, "input_video_path": f"s3://{BUCKET}/denied"}
-    found = clipmill("plan", str(write_config(tmp_path, Path(), **settings)))
+    found = clipmill_here("plan", str(write_config(tmp_path, Path(), **settings)))
     assert found.returncode == exits.USAGE
     assert "input_video_path: can't list" in found.stdout + found.stderr
     assert "ask for the right to it" in " ".join((found.stdout + found.stderr).split())

@@ -20,7 +20,7 @@ from jobs.ledger import Lease
 from jobs.parts import planned_parts
 from jobs.planning import plan_run
 from jobs.rundir import RunDir
-from tests.local_runs import clipmill, digests, make_videos, work, write_config
+from tests.local_runs import clipmill, clipmill_here, digests, make_videos, work, write_config
 from tests.s3.outputs import new_root, s3_config, stored
 from tests.s3.server import BUCKET, S3Server
 from tests.synthetic import make_video
@@ -99,7 +99,7 @@ def test_a_run_on_s3_leaves_the_bytes_of_a_run_on_disk_and_no_credential_anywher
     back = clipmill("resume", str(path), "--set", "previews.target_fps=1")
     assert back.returncode == exits.DONE, back.stderr
     assert differing(stored(root, s3_env), wanted) == []
-    assert clipmill("leftovers", str(path)).stdout == ""
+    assert clipmill_here("leftovers", str(path)).stdout == ""
 
 
 def test_clips_on_s3_are_annotated_as_those_on_a_disk(on_disk: Path, s3_env: S3Server, tmp_path: Path) -> None:
@@ -236,13 +236,13 @@ def littered(raw: Path, s3_env: S3Server, tmp_path: Path) -> tuple[RunDir, Stora
 
 def test_doctor_names_what_was_left_aside_and_removes_it_when_told(littered: tuple[RunDir, Storage]) -> None:
     run, storage = littered
-    young = clipmill("doctor", str(run.root), "--clean")
+    young = clipmill_here("doctor", str(run.root), "--clean")
     assert "nothing that is 24 h old" in young.stdout
-    listed = clipmill("doctor", str(run.root), "--older-than-h", "0")
+    listed = clipmill_here("doctor", str(run.root), "--older-than-h", "0")
     assert listed.stdout.count("left aside: ") == 2
     assert f"{storage.root}/v0/catalogue.parquet (unfinished upload" in listed.stdout
     assert len(list(storage.leftovers(older_than_s=0))) == 1
-    cleaned = clipmill("doctor", str(run.root), "--older-than-h", "0", "--clean")
+    cleaned = clipmill_here("doctor", str(run.root), "--older-than-h", "0", "--clean")
     assert cleaned.stdout.count("removed: ") == 2
     assert list(storage.leftovers(older_than_s=0)) == []
     assert not list(run.root.glob(".*.tmp"))
@@ -255,7 +255,7 @@ def test_doctor_removes_nothing_while_somebody_is_at_work(littered: tuple[RunDir
     lease = Lease(run.leases_path / holder, 60.0)
     assert lease.acquire()
     try:
-        refused = clipmill("doctor", str(run.root), "--older-than-h", "0", "--clean")
+        refused = clipmill_here("doctor", str(run.root), "--older-than-h", "0", "--clean")
         assert refused.returncode == exits.FAILED
         assert "may be writing" in refused.stderr
         assert len(list(storage.leftovers(older_than_s=0))) == 1

@@ -12,12 +12,14 @@ import pytest
 from jobs import exits
 from jobs.rundir import RunDir
 from jobs.slurm import aggregation_name, finishing_name, job_prefix, packing_name, worker_name
+from tests.local_runs import clipmill as clipmill_process
+from tests.local_runs import clipmill_here as clipmill
 from tests.local_runs import digests, make_videos, write_config
 from tests.patience import PATIENCE_S
 
 from .cluster import SlurmCluster
 from .daemons import wait_until
-from .test_run import active_jobs, clipmill, wait_for_report
+from .test_run import active_jobs, wait_for_report
 from .test_submitting import PYTHON, SBATCH_OF_A_DYING_LAUNCHER, Site, small_arrays, small_arrays_cluster
 
 __all__ = ["small_arrays", "small_arrays_cluster"]  # fixtures
@@ -171,7 +173,7 @@ def test_a_launcher_that_is_killed_at_each_step_queues_packing_once(
     codes: list[int] = []
     commands = [["submit", str(site.config)], ["resume", str(site.run.root)]]
     while len(codes) < 15 and (not codes or codes[-1] == -signal.SIGKILL):
-        codes.append(clipmill(*commands[len(codes) % 2]).returncode)
+        codes.append(clipmill_process(*commands[len(codes) % 2]).returncode)
     assert codes == [-signal.SIGKILL] * 9 + [exits.DONE]
 
     prefix = job_prefix(str(site.run.root))

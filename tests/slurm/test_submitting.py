@@ -20,13 +20,14 @@ import yaml
 from jobs import exits
 from jobs.rundir import RunDir
 from jobs.slurm import aggregation_name, job_prefix, worker_name
+from tests.local_runs import clipmill as clipmill_process
+from tests.local_runs import clipmill_here as clipmill
 from tests.local_runs import make_videos
 from tests.patience import PATIENCE_S
 
 from .cluster import SlurmCluster
 from .conftest import require_slurm, use
 from .daemons import ClusterError, wait_until
-from .test_run import clipmill
 
 NUM_SHARDS = 6
 
@@ -135,7 +136,7 @@ def test_a_launcher_that_is_killed_at_each_step_is_run_again_and_queues_each_sha
     codes: list[int] = []
     commands = [["submit", str(site.config)], ["resume", str(site.run.root)]]
     while len(codes) < 9 and (not codes or codes[-1] == -signal.SIGKILL):
-        codes.append(clipmill(*commands[len(codes) % 2]).returncode)
+        codes.append(clipmill_process(*commands[len(codes) % 2]).returncode)
     # at the first array before and after, at the second after, at the third not, at the aggregation before and after
     assert codes == [-signal.SIGKILL] * 5 + [exits.DONE]
 
@@ -191,7 +192,7 @@ def test_jobs_that_a_dead_launcher_did_not_write_down_are_cancelled_too(
     sbatch = site.program("sbatch", f'#!/bin/bash\n{real} "$@"\n{dies}\n')
     with monkeypatch.context() as patch:
         patch.setenv("PATH", f"{sbatch.parent}:{os.environ['PATH']}")
-        assert clipmill("submit", str(site.config)).returncode == -signal.SIGKILL
+        assert clipmill_process("submit", str(site.config)).returncode == -signal.SIGKILL
     assert jobs_of(site)["jobs"] == []
     assert site.queued(small_arrays).total() == 1
 
