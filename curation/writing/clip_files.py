@@ -34,11 +34,13 @@ class ClipFilesStage(Stage):
             VideoError: a clip is not a readable video.
             StorageError: the storage failed.
         """
-        for clip in (*task.data.clips, *task.data.filtered_clips):
-            if clip.buffer is not None:
-                write_files(self._writes, clip, version=self._version)
-                release(clip)
-        self._writes.wait()  # whoever comes after may say that they are there
+        try:
+            for clip in (*task.data.clips, *task.data.filtered_clips):
+                if clip.buffer is not None:
+                    write_files(self._writes, clip, version=self._version)
+                    release(clip)
+        finally:
+            self._writes.wait()  # whoever comes after may say that they are there, or deletes them
         yield task
 
 

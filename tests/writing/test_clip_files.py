@@ -1,6 +1,7 @@
 """Clips that are written early leave exactly what clips that are written late leave, whatever goes wrong."""
 
 import json
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,17 @@ def test_what_was_written_early_of_a_part_that_comes_after_the_failure_is_delete
     assert list(files_in(tmp_path)) == ["processed_videos/v.json"]
 
 
-def test_a_part_that_fails_while_it_is_written_early_leaves_nothing(tmp_path: Path, mp4: bytes) -> None:
+def test_a_part_that_fails_while_it_is_written_early_leaves_nothing(
+    tmp_path: Path, mp4: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a clip of it is still being written when another one is found to be none."""
+    write = LocalStorage.write
+
+    def write_slowly(self: LocalStorage, path: str, content: bytes) -> None:
+        time.sleep(0.1)
+        write(self, path, content)
+
+    monkeypatch.setattr(LocalStorage, "write", write_slowly)
     for output in (tmp_path / "early", tmp_path / "late"):
         tasks = [part([clip_of(mp4, 1)], is_last=False), part([clip_of(mp4, 2), clip_of(b"no mp4", 3)], 1)]
         if output.name == "early":
