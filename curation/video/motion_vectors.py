@@ -105,9 +105,11 @@ def _visible(length: int, part: float, count: int) -> NDArray[np.float64]:
 def _middles(length: int) -> NDArray[np.int64]:
     """The two pixels in the middle of each patch along a side, shape (patches, 2).
 
-    A side has as many patches as fit, rounded to the nearest (halves to even), one at least; what is shorter than a
-    patch is one, as long as the side.
+    A side has as many patches as fit, rounded to the nearest (halves to even). The last may stand out, also where it is
+    the only one; where not even half of it fits there is one as long as the side.
     """
-    count, patch = max(1, round(length / PATCH)), min(length, PATCH)
+    count = round(length / PATCH)
+    patch = PATCH if count else length
+    count = max(1, count)
     first = (2 * np.arange(count) + 1) * patch // 2 - 1
     return np.minimum(np.stack([first, first + 1], axis=1), length - 1)

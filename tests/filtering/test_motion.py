@@ -41,6 +41,7 @@ SOURCES = {
     "bunny": lambda: MEDIA / "big_buck_bunny_1.mp4",
     "bikes": lambda: footage("bikes.mp4"),  # B-frames, and a height that is no multiple of 16
     "city": lambda: footage("cityCC0.mpg"),  # MPEG-2: a key frame each half second
+    "small": lambda: small_footage("big_buck_bunny_2.mp4"),  # lower than a patch of 256 pixels
 }
 SMALL = SOURCES | {"bunny": lambda: small_footage("big_buck_bunny_1.mp4")}
 SIZE = 384, 256
@@ -168,7 +169,7 @@ def test_flow_and_vectors_agree_on_real_footage(name: str) -> None:
     assert 1 / 1.4 < np.median(ratios) < 1.4
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", ["bunny", "bikes", "city"])
 def test_a_sparse_decode_measures_what_a_full_one_does(name: str) -> None:
     full, _ = filtered(SMALL[name](), clip_len_s=4.0)
     sparse, task = filtered(SMALL[name](), clip_len_s=4.0, clip_encoding="smart-copy")
